@@ -1,0 +1,200 @@
+"""A network at work: its weights on a device, its embedding cache, and the context in which it runs."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sam2.modeling.sam2_base import SAM2Base
+
+from lib.errors import UserError
+from lib.sam.checkpoints import Checkpoint, load_network
+from lib.sam.embeddings import Embedding, EmbeddingCache, signature
+
+logger = logging.getLogger(__name__)
+
+# torchvision's ImageNet statistics, as in sam2/utils/transforms.py
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+MAX_ANSWERS = 256  # remembered mask logits of earlier prompts; 0.26 MB each at 1024
+
+
+class Model:
+    """What `segment` and `propagate` work with.
+
+    Parameters
+    ----------
+    network : SAM2Base
+    checkpoint : Checkpoint
+    device : str or torch.device
+    cache_bytes : int
+        Budget of the embedding cache, which lies on the same device.
+    """
+
+    def __init__(
+        self, network: SAM2Base, checkpoint: Checkpoint, device: str | torch.device, cache_bytes: int
+    ) -> None:
+        self.device = torch.device(device)
+        self.network = network.to(self.device).eval()
+        self.checkpoint = checkpoint
+        self.cache = EmbeddingCache(cache_bytes)
+        self.lock = threading.RLock()
+        self._positions: list[torch.Tensor] | None = None
+        self._answers: OrderedDict[tuple, tuple[torch.Tensor, float]] = OrderedDict()
+
+    @property
+    def size(self) -> int:
+        """Side of the network's input, pixels."""
+        return self.network.image_size
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Inference, one caller at a time, in bf16 on CUDA.
+
+        Entered where the work runs: autocast belongs to a thread, and requests come in on several.
+        """
+        with (
+            self.lock,
+            torch.inference_mode(),
+            torch.autocast("cuda", dtype=torch.bfloat16, enabled=self.device.type == "cuda"),
+        ):
+            yield
+
+    def embed(self, pixels: np.ndarray) -> tuple[Embedding, bool]:
+        """What the encoder makes of a picture, from the cache where it has been seen before.
+
+        Parameters
+        ----------
+        pixels : ndarray uint8, (H, W) or (H, W, 3)
+            The view as a picture: rows from top to bottom, columns from left to right.
+
+        Returns
+        -------
+        embedding : Embedding
+        hit : bool
+            True when it came from the cache.
+        """
+        key = signature(pixels, self.checkpoint.version, self.size)
+        found = self.cache.get(key)
+        if found is not None:
+            return found, True
+        with self.running():
+            out = self.network.forward_image(square(pixels, self.size).to(self.device))
+            if self._positions is None:
+                self._positions = out["vision_pos_enc"]
+        embedding = Embedding(tuple(out["backbone_fpn"]), key)
+        self.cache.put(embedding)
+        return embedding, False
+
+    def flat(self, embedding: Embedding) -> tuple[list[torch.Tensor], list[torch.Tensor], list[tuple]]:
+        """An embedding in the form that `SAM2Base.track_step` takes: features, positions, grid sizes."""
+        if self._positions is None:
+            raise RuntimeError("no picture was embedded before")
+        out = {"backbone_fpn": list(embedding.levels), "vision_pos_enc": list(self._positions)}
+        _, features, positions, sizes = self.network._prepare_backbone_features(out)
+        return features, positions, sizes
+
+    def recall(self, key: tuple) -> tuple[torch.Tensor, float] | None:
+        """The mask logits and the score that were remembered under a key."""
+        found = self._answers.get(key)
+        if found is not None:
+            self._answers.move_to_end(key)
+        return found
+
+    def remember(self, key: tuple, logits: torch.Tensor, score: float) -> None:
+        self._answers[key] = (logits, score)
+        while len(self._answers) > MAX_ANSWERS:
+            self._answers.popitem(last=False)
+
+
+def square(pixels: np.ndarray, size: int) -> torch.Tensor:
+    """A picture as the network's input: scaled to a square, normalised (sam2's own transforms).
+
+    Parameters
+    ----------
+    pixels : ndarray uint8, (H, W) or (H, W, 3)
+
+    Returns
+    -------
+    Tensor float32 (1, 3, size, size)
+    """
+    picture = torch.from_numpy(np.ascontiguousarray(pixels)).float().div_(255)
+    picture = picture[None] if picture.ndim == 2 else picture.movedim(-1, 0)
+    picture = F.interpolate(
+        picture[None], (size, size), mode="bilinear", align_corners=False, antialias=True
+    )
+    # gray is repeated after the scaling, which is a third of the work
+    mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
+    return (picture.expand(1, 3, size, size) - mean) / std
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a setting: "auto" is CUDA where there is one.
+
+    Raises
+    ------
+    UserError
+        If the device is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device {name} is not available on this server.") from error
+    return device
+
+
+class ModelSlot:
+    """The served model of a checkpoint file; a new file there is picked up at the next request.
+
+    Parameters
+    ----------
+    path : Path
+    device : str
+    cache_bytes : int
+    image_size : int, optional
+    """
+
+    def __init__(self, path: Path, device: str, cache_bytes: int, image_size: int | None = None) -> None:
+        self.path, self.cache_bytes, self.image_size = path, cache_bytes, image_size
+        self.device = choose_device(device)
+        self._lock = threading.Lock()
+        self._stamp = self._stamp_now()
+        self._model = self._load()
+
+    def get(self) -> Model:
+        """The model to use now.
+
+        A file that cannot be read leaves the served model as it is: a half-copied checkpoint must not stop
+        the annotators. It is tried again when it changes.
+        """
+        with self._lock:
+            stamp = self._stamp_now()
+            if stamp is not None and stamp != self._stamp:
+                self._stamp = stamp
+                try:
+                    self._model = self._load()
+                    logger.info("now serving %s", self._model.checkpoint)
+                except UserError as error:
+                    logger.error("the new checkpoint is not used, the old one stays: %s", error)
+            return self._model
+
+    def _load(self) -> Model:
+        checkpoint, network = load_network(self.path, self.image_size)
+        return Model(network, checkpoint, self.device, self.cache_bytes)
+
+    def _stamp_now(self) -> tuple[int, int, int] | None:
+        try:
+            stat = self.path.stat()
+        except OSError:
+            return None
+        return stat.st_mtime_ns, stat.st_size, stat.st_ino

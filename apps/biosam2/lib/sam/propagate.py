@@ -1,0 +1,362 @@
+"""Prompts on some slices -> masks on all of them, both ways, with SAM 2's memory.
+
+Frames come one at a time from a function, features from the embedding cache, and only the memories within
+the network's reach are kept, so that the number of slices costs no memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from lib.prompts.prompts import Direction, SlicePrompts
+from lib.sam import zoom
+from lib.sam.embeddings import Embedding
+from lib.sam.model import Model
+from lib.sam.segment import CLAMP, picture, segment, to_points, to_slice, to_square
+from lib.sam.zoom import View
+
+Planes = Callable[[int], np.ndarray]
+Progress = Callable[[int, int], None]
+
+# sam2 attends to the masks of the last 6 slices and the object pointers of the last 15
+REACH = 16
+VIEW_MARGIN = 1.5  # a structure may be larger on the next slices than where it was prompted
+
+
+class Cancelled(Exception):
+    """The person, or a client that went away, no longer wants the answer."""
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """One structure to follow.
+
+    Attributes
+    ----------
+    prompts : dict of int to SlicePrompts
+        By slice index.
+    first, last : int
+        The slices it may be on, inclusive.
+    """
+
+    prompts: dict[int, SlicePrompts]
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, eq=False)
+class SliceMask:
+    """The answer for one structure on one slice: bool (A, B), score 0 to 1 (0 where it is absent)."""
+
+    target: int
+    index: int
+    mask: np.ndarray
+    score: float
+
+
+def propagate(
+    model: Model,
+    planes: Planes,
+    count: int,
+    targets: list[Target],
+    direction: Direction = Direction.BOTH,
+    use_zoom: bool = True,
+    progress: Progress | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> Iterator[SliceMask]:
+    """Follow each structure from its prompted slices through its range.
+
+    The first slice with a prompt, and every one with a box or a mask, stands by itself, as in SAM 2's first
+    interaction. Clicks on further slices are corrections: they are read with the memory of the others, and
+    then count as prompted themselves. Between two prompted slices each reaches to the middle.
+
+    Parameters
+    ----------
+    model : Model
+    planes : callable
+        Slice index -> uint8 (A, B) or (A, B, 3), after the window.
+    count : int
+        Slices of the volume.
+    targets : list of Target
+    progress : callable, optional
+        Called with the number of slices done and in all (counted per structure).
+    cancelled : callable, optional
+        Asked before every slice.
+
+    Yields
+    ------
+    SliceMask
+        Once per structure and slice of its range that `direction` reaches.
+
+    Raises
+    ------
+    Cancelled
+    """
+    routes = [list(_route(target, direction)) for target in targets]
+    total = sum(len(t.prompts) + len(route) for t, route in zip(targets, routes, strict=True))
+    done = 0
+
+    def step() -> None:
+        nonlocal done
+        done += 1
+        if progress:
+            progress(done, total)
+
+    def check() -> None:
+        if cancelled and cancelled():
+            raise Cancelled
+
+    for number, (target, route) in enumerate(zip(targets, routes, strict=True)):
+        check()
+        tracker = _Tracker(model, planes, count, target, use_zoom)
+        for index, mask, score in tracker.start(check):
+            yield SliceMask(number, index, mask, score)
+            step()
+        for index, backwards in route:
+            check()
+            mask, score = tracker.track(index, backwards)
+            yield SliceMask(number, index, mask, score)
+            step()
+
+
+def _route(target: Target, direction: Direction) -> Iterable[tuple[int, bool]]:
+    """The slices that have no prompt, in the order in which they are done, each with "going backwards"."""
+    prompted = sorted(target.prompts)
+    for here, following in zip(prompted, [*prompted[1:], None], strict=True):
+        end = target.last if following is None else following - 1
+        if following is not None and direction == Direction.BOTH:
+            end = (here + following) // 2
+        if direction != Direction.BACKWARD:
+            yield from ((index, False) for index in range(here + 1, end + 1))
+    for before, here in zip([None, *prompted[:-1]], prompted, strict=True):
+        end = target.first if before is None else before + 1
+        if before is not None and direction == Direction.BOTH:
+            end = (before + here) // 2 + 1
+        if direction != Direction.FORWARD:
+            yield from ((index, True) for index in range(here - 1, end - 1, -1))
+
+
+@dataclass(eq=False)
+class _Memory:
+    """What the network remembers of one structure in one view; the dicts are those of SAM2Base."""
+
+    view: View
+    conditioning: dict[int, dict] = field(default_factory=dict)
+    recent: dict[int, dict] = field(default_factory=dict)
+
+    def as_outputs(self) -> dict[str, dict[int, dict]]:
+        return {"cond_frame_outputs": self.conditioning, "non_cond_frame_outputs": self.recent}
+
+    def forget(self, index: int) -> None:
+        """Drop what no slice after `index` can reach; the ways from prompted slices start near them."""
+        anchors = [index, *self.conditioning]
+        for other in [i for i in self.recent if all(abs(i - anchor) > REACH for anchor in anchors)]:
+            del self.recent[other]
+
+
+class _Tracker:
+    """One structure on its way through the slices."""
+
+    def __init__(
+        self, model: Model, planes: Planes, count: int, target: Target, use_zoom: bool
+    ) -> None:
+        self.model, self.planes, self.count = model, planes, count
+        self.target, self.use_zoom = target, use_zoom
+        plane = planes(next(iter(target.prompts)))
+        self.shape = (plane.shape[0], plane.shape[1])
+        self.prompted: dict[int, np.ndarray] = {}
+        self.previous: tuple[int, np.ndarray] | None = None
+        # one way through the slices may need another view than the other
+        self.memory = _Memory(zoom.whole(self.shape))
+
+    def start(self, check: Callable[[], None]) -> Iterator[tuple[int, np.ndarray, float]]:
+        """Do the prompted slices, those that stand by themselves first; yields index, mask, score."""
+        prompts = self.target.prompts
+        own = [i for i, p in prompts.items() if p.box is not None or p.mask is not None]
+        own = own or [next(i for i, p in prompts.items() if p.positive.any())]
+        looks = {}
+        for index in own:
+            check()
+            looks[index] = segment(self.model, self.planes(index), prompts[index], self.use_zoom)
+        self.memory.view = self._choose_view(looks)
+        for index, look in looks.items():
+            if look.view == self.memory.view:
+                mask, score = self._condition_on_points(index, prompts[index])
+            else:  # seen better from closer: what was seen there is what is remembered
+                mask, score = look.mask, look.score
+                self._condition_on_mask(index, mask)
+            self.prompted[index] = mask
+            yield index, mask, score
+        rest = [i for i in prompts if i not in looks]
+        for index in sorted(rest, key=lambda i: min(abs(i - j) for j in own)):
+            check()
+            mask, score = self._correct(index, prompts[index])
+            self.prompted[index] = mask
+            yield index, mask, score
+
+    def track(self, index: int, backwards: bool) -> tuple[np.ndarray, float]:
+        """The next slice on the way: its mask (bool, (A, B)) and score."""
+        mask, score, output = self._look(index, backwards)
+        wider = zoom.wider_look(self.memory.view, mask, self.model.size) if self.use_zoom else None
+        if wider is not None:
+            self._move(wider, index + 1 if backwards else index - 1)
+            mask, score, output = self._look(index, backwards)
+        self.memory.recent[index] = output
+        self.memory.forget(index)
+        self.previous = index, mask
+        return mask, score
+
+    def _look(self, index: int, backwards: bool) -> tuple[np.ndarray, float, dict]:
+        embedding = self._embed(index)
+        with self.model.running():
+            output = self._step(embedding, index, backwards=backwards)
+            mask = to_slice(output["pred_masks"], self.memory.view, self.shape) > 0
+            return mask, output["score"], _compact(output)
+
+    def _choose_view(self, looks: dict) -> View:
+        """One view that holds the structure on all slices that stand by themselves."""
+        if not self.use_zoom or any(look.view.is_whole(self.shape) for look in looks.values()):
+            return zoom.whole(self.shape)
+        found = [zoom.extent(look.mask) for look in looks.values()]
+        corners = [c for c in found if c is not None]
+        if len(looks) == 1 or not corners:
+            only = next(iter(looks.values()))
+            if not corners:
+                return only.view
+            extent = float((corners[0][1] - corners[0][0]).max()) + 1
+            if only.view.side >= VIEW_MARGIN * zoom.MARGIN * extent:
+                return only.view
+        low, high = np.min([c[0] for c in corners], axis=0), np.max([c[1] for c in corners], axis=0)
+        reach = VIEW_MARGIN * zoom.MARGIN * (float((high - low).max()) + 1)
+        return zoom.around(low, high, self.shape, self.model.size, least=reach)
+
+    def _move(self, view: View, last_index: int) -> None:
+        """Go on in another view, remembering the prompted slices and the last one as they were found."""
+        known = dict(self.prompted)
+        if self.previous is not None and self.previous[0] == last_index:
+            known[last_index] = self.previous[1]
+        self.memory = _Memory(view)
+        for index, mask in known.items():
+            self._condition_on_mask(index, mask)
+
+    def _embed(self, index: int) -> Embedding:
+        return self.model.embed(picture(self.planes(index), self.memory.view))[0]
+
+    def _step(
+        self,
+        embedding: Embedding,
+        index: int,
+        points: dict | None = None,
+        mask: torch.Tensor | None = None,
+        previous: torch.Tensor | None = None,
+        alone: bool = False,
+        backwards: bool = False,
+        remember: bool = True,
+    ) -> dict:
+        """The network's answer on one slice: `SAM2Base.track_step`, which would drop the predicted IoU.
+
+        `alone` leaves the memory out; `remember` encodes the answer as a memory for the slices to come.
+        """
+        network = self.model.network
+        features, positions, sizes = self.model.flat(embedding)
+        output, answer, _, _ = network._track_step(
+            frame_idx=index,
+            is_init_cond_frame=alone,
+            current_vision_feats=features,
+            current_vision_pos_embeds=positions,
+            feat_sizes=sizes,
+            point_inputs=points,
+            mask_inputs=mask,
+            output_dict=self.memory.as_outputs(),
+            num_frames=self.count,
+            track_in_reverse=backwards,
+            prev_sam_mask_logits=previous,
+        )
+        _, _, ious, low, high, pointer, present = answer
+        network._encode_memory_in_output(features, sizes, points, remember, high, present, output)
+        seen = bool(present.max() > 0)
+        return output | {
+            "pred_masks": low,
+            "obj_ptr": pointer,
+            "object_score_logits": present,
+            "score": float(ious.max()) if seen else 0.0,
+        }
+
+    def _condition_on_points(self, index: int, prompts: SlicePrompts) -> tuple[np.ndarray, float]:
+        """Prompt a slice by itself; clicks are played one by one, each with the mask before it."""
+        embedding = self._embed(index)
+        with self.model.running():
+            if prompts.mask is not None and not len(prompts.points) and prompts.box is None:
+                self._condition_on_mask(index, prompts.mask)
+                return prompts.mask, 1.0
+            output = self._interact(embedding, index, prompts, previous=None, alone=True)
+            return self._keep_prompted(embedding, index, output)
+
+    def _correct(self, index: int, prompts: SlicePrompts) -> tuple[np.ndarray, float]:
+        """Clicks on a further slice: read with what is remembered, then remembered as prompted."""
+        backwards = index < min(self.prompted)
+        embedding = self._embed(index)
+        with self.model.running():
+            before = self._step(embedding, index, backwards=backwards, remember=False)["pred_masks"]
+            # an absent structure leaves logits that no click could lift: then the click starts afresh
+            previous = before.clamp(-CLAMP, CLAMP) if bool((before > 0).any()) else None
+            output = self._interact(
+                embedding, index, prompts, previous=previous, alone=False, backwards=backwards
+            )
+            return self._keep_prompted(embedding, index, output)
+
+    def _interact(self, embedding: Embedding, index: int, prompts: SlicePrompts, previous, **how) -> dict:
+        points, labels = to_points(prompts, self.memory.view, self.model.size)
+        if prompts.mask is not None:
+            previous = (to_square(prompts.mask, self.memory.view, self.model.size // 4) - 0.5) * 20
+        first = 2 if prompts.box is not None else 1
+        output: dict = {}
+        for count in range(min(first, len(points)), len(points) + 1):
+            given = {
+                "point_coords": torch.from_numpy(points[:count])[None].to(self.model.device),
+                "point_labels": torch.from_numpy(labels[:count])[None].to(self.model.device),
+            }
+            if previous is not None:
+                previous = previous.to(self.model.device)
+            output = self._step(embedding, index, given, previous=previous, remember=False, **how)
+            previous = output["pred_masks"].clamp(-CLAMP, CLAMP)
+        return output
+
+    def _keep_prompted(self, embedding: Embedding, index: int, output: dict) -> tuple[np.ndarray, float]:
+        network = self.model.network
+        features, _, sizes = self.model.flat(embedding)
+        masks = F.interpolate(
+            output["pred_masks"], (self.model.size,) * 2, mode="bilinear", align_corners=False
+        )
+        memory, positions = network._encode_new_memory(
+            current_vision_feats=features,
+            feat_sizes=sizes,
+            pred_masks_high_res=masks,
+            object_score_logits=output["object_score_logits"],
+            is_mask_from_pts=True,
+        )
+        output |= {"maskmem_features": memory, "maskmem_pos_enc": positions}
+        self.memory.conditioning[index] = _compact(output)
+        mask = to_slice(output["pred_masks"], self.memory.view, self.shape) > 0
+        return mask, output["score"]
+
+    def _condition_on_mask(self, index: int, mask: np.ndarray) -> None:
+        embedding = self._embed(index)
+        with self.model.running():
+            shape = (to_square(mask, self.memory.view, self.model.size) >= 0.5).float().to(self.model.device)
+            output = self._step(embedding, index, mask=shape, alone=True)
+            self.memory.conditioning[index] = _compact(output)
+
+
+def _compact(output: dict) -> dict:
+    """What later slices need of an answer, as sam2's video predictor keeps it (bf16 memory)."""
+    return {
+        "maskmem_features": output["maskmem_features"].to(torch.bfloat16),
+        "maskmem_pos_enc": output["maskmem_pos_enc"],
+        "obj_ptr": output["obj_ptr"],
+    }

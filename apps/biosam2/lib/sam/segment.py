@@ -1,0 +1,231 @@
+"""Prompts on one slice -> a mask of that slice, and the only place where slice axes become sam2's (x, y).
+
+A slice is an array (A, B) in the volume's own order. As a picture it is its transpose: column x = a, row
+y = b, which is how an axial slice looks upright. Voxel index and pixel index both mean the centre, 0-based.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from lib.prompts.prompts import SlicePrompts
+from lib.sam import zoom
+from lib.sam.embeddings import Embedding
+from lib.sam.model import Model
+from lib.sam.zoom import View
+
+# labels of sam2's prompt encoder
+NEGATIVE, POSITIVE, BOX_LOW, BOX_HIGH = 0, 1, 2, 3
+MASK_LOGIT = 10.0  # a mask prompt as logits, as in SAM2Base._use_mask_as_output
+CLAMP = 32.0  # sam2's own limit for logits that are fed back
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """The answer on one slice.
+
+    Attributes
+    ----------
+    mask : ndarray of bool, (A, B)
+    score : float
+        The network's own estimate of the IoU, 0 to 1.
+    view : View
+        Where the network looked last.
+    cached : bool
+        True when no picture had to be encoded.
+    """
+
+    mask: np.ndarray
+    score: float
+    view: View
+    cached: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """One answer of the mask decoder in a view: logits (1, 1, h, w) and predicted IoU."""
+
+    logits: torch.Tensor
+    score: float
+
+
+def segment(model: Model, plane: np.ndarray, prompts: SlicePrompts, use_zoom: bool = True) -> Segmentation:
+    """Segment what the prompts of one object mean on one slice.
+
+    Parameters
+    ----------
+    model : Model
+    plane : ndarray uint8, (A, B) or (A, B, 3)
+        The slice after its window.
+    prompts : SlicePrompts
+    use_zoom : bool
+        Look at what the prompts point to; otherwise always at the whole slice.
+    """
+    shape = (plane.shape[0], plane.shape[1])
+    view = _first_view(prompts, shape, model.size) if use_zoom else zoom.whole(shape)
+    looks, cached = 0, True
+    while True:
+        decoded, hit = decode_in_view(model, plane, prompts, view)
+        cached &= hit
+        mask = to_slice(decoded.logits, view, shape) > 0
+        looks += 1
+        if not use_zoom or looks == 4:
+            break
+        next_view = zoom.wider_look(view, mask, model.size)
+        # a box says how big the structure is, and after growing there is nothing to zoom back into
+        if next_view is None and prompts.box is None and looks == 1:
+            next_view = zoom.closer_look(view, mask, model.size)
+            if next_view is not None and not _holds_clicks(next_view, prompts):
+                next_view = None
+        if next_view is None or next_view == view:
+            break
+        view = next_view
+    return Segmentation(mask, decoded.score, view, cached)
+
+
+def decode_in_view(
+    model: Model, plane: np.ndarray, prompts: SlicePrompts, view: View
+) -> tuple[Decoded, bool]:
+    """The decoder's answer for prompts seen in a view; the second value tells whether the view was cached.
+
+    The clicks are played one by one, each with the mask of those before it, which is how SAM 2 is trained to
+    be corrected. Earlier steps are remembered, so a new click costs one decode.
+    """
+    embedding, hit = model.embed(picture(plane, view))
+    points, labels = to_points(prompts, view, model.size)
+    logits = None if prompts.mask is None else to_logits(prompts.mask, view, model.size)
+    given = b"" if prompts.mask is None else hashlib.blake2b(prompts.mask.tobytes()).digest()
+    boxed = 2 if prompts.box is not None else 0
+    first = boxed if boxed or (logits is not None and not len(points)) else 1
+    decoded: Decoded | None = None
+    for count in range(min(first, len(points)), len(points) + 1) if len(points) else [0]:
+        key = (embedding.key, given, points[:count].tobytes(), labels[:count].tobytes())
+        remembered = model.recall(key)
+        if remembered is not None:
+            decoded = Decoded(*remembered)
+        else:
+            decoded = _decode(model, embedding, points[:count], labels[:count], logits)
+            model.remember(key, decoded.logits, decoded.score)
+        logits = decoded.logits.clamp(-CLAMP, CLAMP)
+    if decoded is None:
+        raise ValueError("there is no prompt on this slice")
+    return decoded, hit
+
+
+def picture(plane: np.ndarray, view: View) -> np.ndarray:
+    """The part of a slice in a view as a picture: (A, B[, 3]) -> (nb, na[, 3]), rows b, columns a."""
+    part = plane[view.window]
+    return np.ascontiguousarray(part.swapaxes(0, 1))
+
+
+def to_points(prompts: SlicePrompts, view: View, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Box and clicks as sam2's labelled points on its input square.
+
+    Returns
+    -------
+    points : ndarray float32 (N, 2)
+        (x, y) in pixels, the centre of the first pixel at 0; the box's two corners first. Boxes are made of
+        inclusive voxels, so their corners are the outer borders of the voxels at them.
+    labels : ndarray int32 (N,)
+    """
+    coordinates, labels = prompts.points, np.where(prompts.positive, POSITIVE, NEGATIVE)
+    if prompts.box is not None:
+        a0, b0, a1, b1 = prompts.box
+        corners = np.array([[a0 - 0.5, b0 - 0.5], [a1 + 0.5, b1 + 0.5]])
+        coordinates = np.concatenate([corners, coordinates])
+        labels = np.concatenate([[BOX_LOW, BOX_HIGH], labels])
+    origin, count = np.array([view.a0, view.b0]), np.array([view.na, view.nb])
+    # +0.5 and -0.5: from centres to borders and back, so that the scaling keeps the picture's edges in place
+    points = (coordinates - origin + 0.5) * (size / count) - 0.5
+    inside = ((points >= -0.5) & (points <= size - 0.5)).all(1) | (labels >= BOX_LOW)
+    points = np.clip(points, -0.5, size - 0.5)
+    return points[inside].astype(np.float32), labels[inside].astype(np.int32)
+
+
+def to_logits(mask: np.ndarray, view: View, size: int) -> torch.Tensor:
+    """A mask of the slice, bool (A, B), as mask-prompt logits of a view, float32 (1, 1, size/4, size/4)."""
+    return to_square(mask, view, size // 4) * (2 * MASK_LOGIT) - MASK_LOGIT
+
+
+def to_square(mask: np.ndarray, view: View, size: int) -> torch.Tensor:
+    """A mask of the slice, bool (A, B), seen in a view, float32 (1, 1, size, size), 0 to 1."""
+    shape = torch.from_numpy(picture(mask, view).astype(np.float32))[None, None]
+    return F.interpolate(shape, (size, size), mode="bilinear", align_corners=False, antialias=True)
+
+
+def to_slice(logits: torch.Tensor, view: View, shape: tuple[int, int]) -> np.ndarray:
+    """Logits of a view, (1, 1, h, w), on the slice's grid, float32 (A, B); -CLAMP outside the view."""
+    part = F.interpolate(logits.float(), (view.nb, view.na), mode="bilinear", align_corners=False)
+    out = np.full(shape, -CLAMP, np.float32)
+    out[view.window] = part[0, 0].cpu().numpy().T
+    return out
+
+
+def _decode(
+    model: Model,
+    embedding: Embedding,
+    points: np.ndarray,
+    labels: np.ndarray,
+    mask_logits: torch.Tensor | None,
+) -> Decoded:
+    """One pass of prompt encoder and mask decoder; three readings of a lone click, the best one is kept."""
+    network = model.network
+    several = len(points) == 1 and mask_logits is None
+    with model.running():
+        prompt = (
+            (
+                torch.from_numpy(points)[None].to(model.device),
+                torch.from_numpy(labels)[None].to(model.device),
+            )
+            if len(points)
+            else None
+        )
+        sparse, dense = network.sam_prompt_encoder(
+            points=prompt, boxes=None, masks=None if mask_logits is None else mask_logits.to(model.device)
+        )
+        low = embedding.levels[-1] + network.no_mem_embed.view(1, -1, 1, 1)
+        logits, scores, _, _ = network.sam_mask_decoder(
+            image_embeddings=low,
+            image_pe=network.sam_prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=several,
+            repeat_image=False,
+            high_res_features=list(embedding.levels[:-1]),
+        )
+        best = int(scores[0].argmax())
+        return Decoded(logits[:, best : best + 1].float(), float(scores[0, best]))
+
+
+def _first_view(prompts: SlicePrompts, shape: tuple[int, int], size: int) -> View:
+    """Where to look first, from the prompts alone."""
+    corners = [c for c in (_box_corners(prompts), _mask_corners(prompts)) if c is not None]
+    clicks = prompts.points[prompts.positive]
+    if len(clicks):
+        corners.append((clicks.min(0), clicks.max(0)))
+    if not corners:  # only background clicks: nothing says where the structure is
+        return zoom.whole(shape)
+    low, high = np.min([c[0] for c in corners], axis=0), np.max([c[1] for c in corners], axis=0)
+    if prompts.box is None and prompts.mask is None:
+        return zoom.first_look(low, high, shape, size)
+    return zoom.around(low, high, shape, size)
+
+
+def _box_corners(prompts: SlicePrompts) -> tuple[np.ndarray, np.ndarray] | None:
+    if prompts.box is None:
+        return None
+    return np.array(prompts.box[:2]), np.array(prompts.box[2:])
+
+
+def _mask_corners(prompts: SlicePrompts) -> tuple[np.ndarray, np.ndarray] | None:
+    return None if prompts.mask is None else zoom.extent(prompts.mask)
+
+
+def _holds_clicks(view: View, prompts: SlicePrompts) -> bool:
+    clicks = prompts.points[prompts.positive]
+    return all(view.contains(click, click) for click in clicks)

@@ -1,0 +1,153 @@
+"""Where on a slice the network looks: the whole of it, or a square around what the prompts point to.
+
+A small structure is a few pixels of the network's input when the whole slice is squeezed into it. Looking at
+about twice the structure's size instead gives it the resolution it needs. Views come in steps, in size and in
+place, so that the next click on the same structure finds its embedding in the cache.
+
+Everything is in the slice's own axes (a, b), in voxels.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+# A structure seen with fewer network pixels than this has under 4 of the encoder's stride-16 cells across.
+TOO_SMALL = 64
+# More than fourfold enlargement shows the network nothing but interpolation.
+MAX_ENLARGEMENT = 4
+MARGIN = 2.0  # side of the view over the extent of what is looked at
+
+
+@dataclass(frozen=True)
+class View:
+    """A window of a slice: voxels `a0 <= a < a0 + na`, `b0 <= b < b0 + nb`."""
+
+    a0: int
+    b0: int
+    na: int
+    nb: int
+
+    @property
+    def window(self) -> tuple[slice, slice]:
+        return slice(self.a0, self.a0 + self.na), slice(self.b0, self.b0 + self.nb)
+
+    @property
+    def side(self) -> int:
+        return max(self.na, self.nb)
+
+    def is_whole(self, shape: tuple[int, int]) -> bool:
+        return (self.na, self.nb) == shape
+
+    def contains(self, low: np.ndarray, high: np.ndarray) -> bool:
+        """Whether the box from `low` to `high` (inclusive voxel indices (a, b)) lies in the view."""
+        return bool(
+            low[0] >= self.a0 - 0.5
+            and low[1] >= self.b0 - 0.5
+            and high[0] <= self.a0 + self.na - 0.5
+            and high[1] <= self.b0 + self.nb - 0.5
+        )
+
+
+def whole(shape: tuple[int, int]) -> View:
+    return View(0, 0, *shape)
+
+
+def extent(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """Inclusive corners (a, b) of a mask's bounding box; None when it is empty. `mask` is bool (A, B)."""
+    a, b = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(a):
+        return None
+    return np.array([a[0], b[0]], float), np.array([a[-1], b[-1]], float)
+
+
+def around(
+    low: np.ndarray, high: np.ndarray, shape: tuple[int, int], size: int, least: float = 0.0
+) -> View:
+    """The view of what lies between two corners.
+
+    Parameters
+    ----------
+    low, high : ndarray (2,)
+        Inclusive corners (a, b), voxel indices.
+    shape : (A, B)
+        Voxels of the slice.
+    size : int
+        Side of the network's input, pixels.
+    least : float
+        The view's side is at least this, voxels.
+
+    Returns
+    -------
+    View
+        Its side is a power of two or one and a half times one; it lies inside the slice; it is the whole
+        slice when the structure fills most of it.
+    """
+    reach = float(max(high - low)) + 1
+    side = _step_up(max(MARGIN * reach, least, size / MAX_ENLARGEMENT))
+    if side >= 0.9 * max(shape):
+        return whole(shape)
+    grid = max(1, side // 8)
+    starts, counts = [], []
+    for axis in (0, 1):
+        count = min(side, shape[axis])
+        middle = (low[axis] + high[axis] + 1) / 2
+        start = round((middle - count / 2) / grid) * grid
+        starts.append(int(min(max(start, 0), shape[axis] - count)))
+        counts.append(count)
+    view = View(starts[0], starts[1], counts[0], counts[1])
+    # a structure near the middle of nowhere on the grid must not be cut: fall back to a wider look
+    return view if view.contains(low, high) else around(low, high, shape, size, least=side + 1)
+
+
+def first_look(low: np.ndarray, high: np.ndarray, shape: tuple[int, int], size: int) -> View:
+    """The view for clicks alone, which say where a structure is but not how big: native resolution."""
+    return around(low, high, shape, size, least=float(size))
+
+
+def closer_look(view: View, mask: np.ndarray, size: int) -> View | None:
+    """A closer view when the structure found is too small in this one; None when this one will do.
+
+    Parameters
+    ----------
+    mask : ndarray of bool, (A, B), the whole slice
+    size : int
+        Side of the network's input, pixels.
+    """
+    corners = extent(mask)
+    if corners is None:
+        return None
+    seen = (float(max(corners[1] - corners[0])) + 1) * size / view.side
+    if seen >= TOO_SMALL:
+        return None
+    closer = around(*corners, mask.shape, size)
+    return closer if closer.side <= view.side / 2 else None
+
+
+def wider_look(view: View, mask: np.ndarray, size: int) -> View | None:
+    """A wider view when the mask runs into the border of this one (not of the slice); None when it does not.
+
+    Parameters
+    ----------
+    mask : ndarray of bool, (A, B), the whole slice
+    """
+    corners = extent(mask)
+    shape = mask.shape
+    if corners is None or view.is_whole(shape):
+        return None
+    low, high = corners
+    touches = (
+        (low[0] <= view.a0 and view.a0 > 0)
+        or (low[1] <= view.b0 and view.b0 > 0)
+        or (high[0] >= view.a0 + view.na - 1 and view.a0 + view.na < shape[0])
+        or (high[1] >= view.b0 + view.nb - 1 and view.b0 + view.nb < shape[1])
+    )
+    return around(low, high, shape, size, least=1.5 * view.side) if touches else None
+
+
+def _step_up(side: float) -> int:
+    """The next of 2^n and 1.5 * 2^n that is not below `side`."""
+    power = 2 ** math.floor(math.log2(max(side, 1)))
+    return next(int(s) for s in (power, 1.5 * power, 2 * power) if s >= side)

@@ -1,0 +1,235 @@
+"""Generated, anatomy-like images with exact masks: what the default checkpoint learns from.
+
+Shapes, nesting, contrast, texture, partial volume, blur, noise and bias field are all drawn at random, far
+beyond the realistic (SynthFM, arXiv 2504.08177; SynthSeg), so that the network learns to find what a prompt
+points to rather than one organ in one modality. No image of a person is used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+from skimage.transform import resize
+
+SCENE_SIZE = 256
+MIN_AREA = 24  # pixels of a scene; below it a "structure" is a speck that the noise can swallow
+
+
+# a mask as it was painted, and the first and last of the labels that belong to it
+Candidate = tuple[np.ndarray, int, int]
+
+
+@dataclass
+class Scene:
+    """One generated image and its structures.
+
+    Attributes
+    ----------
+    image : ndarray of float32, (H, W), 0 to 1
+        Before acquisition effects: piecewise textures with partial volume at the borders.
+    masks : list of ndarray of bool, (H, W)
+        The structures that can be asked for; they may nest and overlap.
+    """
+
+    image: np.ndarray
+    masks: list[np.ndarray]
+
+
+def smooth_noise(rng: np.random.Generator, size: int, cells: int) -> np.ndarray:
+    """A smooth random field, zero mean and unit deviation, about `cells` bumps wide. Shape (size, size)."""
+    coarse = rng.standard_normal((cells + 3, cells + 3)).astype(np.float32)
+    field = ndimage.zoom(coarse, (size + 2 * size // cells) / (cells + 3), order=1 if cells > 40 else 3)
+    field = field[:size, :size]
+    if field.shape != (size, size):
+        field = resize(field, (size, size), order=1)
+    return (field - field.mean()) / (field.std() + 1e-6)
+
+
+def generate_scene(rng: np.random.Generator, size: int = SCENE_SIZE) -> Scene:
+    """Draw one scene of `size` x `size` pixels."""
+    labels = np.zeros((size, size), np.int16)
+    candidates: list[Candidate] = []
+    style = rng.choice(["organs", "partition", "nuclei", "rings"], p=[0.45, 0.2, 0.15, 0.2])
+    if style in ("partition", "organs") and rng.random() < (1.0 if style == "partition" else 0.4):
+        labels[:] = _partition(rng, size, int(rng.integers(2, 6)), int(rng.integers(2, 7)))
+        if style == "partition":
+            candidates += [(labels == v, v, v) for v in np.unique(labels)]
+    next_label = int(labels.max()) + 1
+
+    if style == "nuclei":
+        radius = float(np.exp(rng.uniform(np.log(size * 0.02), np.log(size * 0.09))))
+        for _ in range(int(rng.integers(10, 60))):
+            shape = _blob(rng, size, rng.uniform(0, size, 2), radius * rng.uniform(0.7, 1.3), lobes=0.1)
+            if shape.any():
+                labels[shape] = next_label
+                candidates.append((shape, next_label, next_label))
+                next_label += 1
+    else:
+        for _ in range(int(rng.integers(3, 11))):
+            added, next_label = _structure(rng, labels, next_label, ringy=style == "rings")
+            candidates += added
+
+    image = _paint(rng, labels, same=style == "nuclei" and rng.random() < 0.7)
+    return Scene(image, [m for m in (_visible(c, labels) for c in candidates) if m is not None])
+
+
+def acquire(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
+    """What a scanner and a window make of a scene: blur, bias field, noise, gamma, window, sometimes colour.
+
+    Parameters
+    ----------
+    image : ndarray of float32, (H, W), 0 to 1
+
+    Returns
+    -------
+    ndarray of uint8, (H, W, 3)
+    """
+    size = image.shape[0]
+    out = image
+    if rng.random() < 0.5:
+        out = ndimage.gaussian_filter(out, rng.uniform(0.3, 1.6))
+    if rng.random() < 0.5:
+        out = out * np.exp(rng.uniform(0.05, 0.4) * smooth_noise(rng, size, int(rng.integers(1, 4))))
+    kind = rng.choice(["gauss", "rician", "speckle", "coarse", "none"], p=[0.35, 0.15, 0.15, 0.2, 0.15])
+    level = rng.uniform(0.0, 0.12)
+    if kind == "gauss":
+        out = out + level * rng.standard_normal(out.shape, dtype=np.float32)
+    elif kind == "rician":
+        a, b = rng.standard_normal((2, *out.shape), dtype=np.float32) * level
+        out = np.sqrt((out + a) ** 2 + b**2)
+    elif kind == "speckle":
+        out = out * (1 + 2 * level * ndimage.gaussian_filter(rng.standard_normal(out.shape), 0.7))
+    elif kind == "coarse":
+        out = out + level * smooth_noise(rng, size, int(rng.integers(30, 110)))
+    if rng.random() < 0.3:
+        out = np.clip(out, 0, None) ** rng.uniform(0.6, 1.6)
+    low, high = np.percentile(out, [rng.uniform(0, 3), rng.uniform(97, 100)])
+    out = np.clip((out - low) / max(high - low, 1e-3), 0, 1)
+    if rng.random() < 0.3:
+        out = 1 - out
+    rgb = np.repeat(out[..., None], 3, axis=2)
+    if rng.random() < 0.2:
+        rgb = np.clip(rng.uniform(0, 0.4, 3) + rgb * rng.uniform(0.4, 1.0, 3), 0, 1)
+    return (rgb * 255).astype(np.uint8)
+
+
+def _partition(rng: np.random.Generator, size: int, parts: int, cells: int) -> np.ndarray:
+    """Touching, curved regions: which of several smooth fields is highest. (size, size) of 0..parts-1."""
+    return np.argmax([smooth_noise(rng, size, cells) for _ in range(parts)], axis=0).astype(np.int16)
+
+
+def _blob(rng, size: int, centre, radius: float, lobes: float = 0.25) -> np.ndarray:
+    """A star-convex shape with random lobes and elongation, as a mask of the whole scene."""
+    mask = np.zeros((size, size), bool)
+    stretch = np.exp(rng.uniform(-0.5, 0.5))
+    reach = int(radius * 2.2) + 2
+    y0, x0 = int(centre[0]), int(centre[1])
+    ys, ye, xs, xe = max(y0 - reach, 0), min(y0 + reach, size), max(x0 - reach, 0), min(x0 + reach, size)
+    if ys >= ye or xs >= xe:
+        return mask
+    y, x = np.mgrid[ys:ye, xs:xe].astype(np.float32)
+    turn = rng.uniform(0, np.pi)
+    dy, dx = y - centre[0], x - centre[1]
+    u, v = (dx * np.cos(turn) + dy * np.sin(turn)) * stretch, (dy * np.cos(turn) - dx * np.sin(turn)) / stretch
+    if lobes < 0:  # a box
+        mask[ys:ye, xs:xe] = np.maximum(np.abs(u), np.abs(v)) < radius
+        return mask
+    angle = np.arctan2(v, u)
+    edge = np.ones_like(angle)
+    for k in range(2, 8):
+        edge += rng.uniform(-lobes, lobes) / np.sqrt(k) * np.cos(k * angle + rng.uniform(0, 2 * np.pi))
+    mask[ys:ye, xs:xe] = np.hypot(u, v) < radius * np.clip(edge, 0.3, 1.8)
+    return mask
+
+
+def _tube(rng, size: int, thickness: float) -> np.ndarray:
+    """A vessel-like curve of constant thickness."""
+    steps = int(rng.integers(20, 90))
+    turn = np.cumsum(rng.normal(0, 0.25, steps)) + rng.uniform(0, 2 * np.pi)
+    step = max(1.5, thickness * 0.5)
+    path = rng.uniform(0.1, 0.9, 2) * size + np.cumsum(np.stack([np.sin(turn), np.cos(turn)], 1) * step, 0)
+    path = path[((path >= 0) & (path < size)).all(1)].astype(int)
+    line = np.ones((size, size), bool)
+    line[path[:, 0], path[:, 1]] = False
+    return ndimage.distance_transform_edt(line) < thickness
+
+
+def _structure(rng, labels: np.ndarray, label: int, ringy: bool) -> tuple[list[Candidate], int]:
+    """Paint one structure, perhaps with parts inside; returns the masks it offers and the next free label."""
+    size = labels.shape[0]
+    radius = float(np.exp(rng.uniform(np.log(size * 0.02), np.log(size * 0.38))))
+    centre = rng.uniform(0.05, 0.95, 2) * size
+    kind = rng.random()
+    if kind < 0.1 and not ringy:
+        shape = _tube(rng, size, float(np.exp(rng.uniform(np.log(2.0), np.log(9.0)))))
+    elif kind < 0.2 and not ringy:
+        shape = _blob(rng, size, centre, radius, lobes=-1)
+    else:
+        shape = _blob(rng, size, centre, radius, lobes=rng.choice([0.0, 0.15, 0.35, 0.6]))
+    if shape.sum() < MIN_AREA:
+        return [], label
+    labels[shape] = first = label
+    parts_offered: list[Candidate] = []
+    if radius > size * 0.06 and rng.random() < (0.9 if ringy else 0.35):
+        if rng.random() < 0.5:  # a wall and what it holds
+            depth = ndimage.distance_transform_edt(np.pad(shape, 1, constant_values=False))[1:-1, 1:-1]
+            inner = depth > max(2.0, radius * rng.uniform(0.05, 0.5))
+        else:
+            inner = _blob(rng, size, centre + rng.normal(0, radius * 0.25, 2), radius * rng.uniform(0.2, 0.6))
+            inner &= shape
+        if inner.sum() >= MIN_AREA:
+            labels[inner] = label + 1
+            label += 1
+            parts_offered += [(inner, label, label), (shape & ~inner, first, first)]
+    elif radius > size * 0.1 and rng.random() < 0.4:  # a textured organ: several tissues, one name
+        parts = _partition(rng, size, int(rng.integers(2, 4)), int(rng.integers(4, 12)))
+        labels[shape] = label + parts[shape]
+        label += int(parts.max())
+    return [(shape, first, label), *parts_offered], label + 1
+
+
+def _paint(rng, labels: np.ndarray, same: bool) -> np.ndarray:
+    """Intensities for a label map: a mean and a texture per label, partial volume where labels meet."""
+    size, count = labels.shape[0], int(labels.max()) + 1
+    means = rng.uniform(0.05, 0.95, count).astype(np.float32)
+    if same:  # one kind of thing on one ground, as nuclei are
+        means[1:] = means[1] + rng.normal(0, 0.05, count - 1)
+        while abs(means[1] - means[0]) < 0.15:
+            means[0] = rng.uniform(0, 1)
+    image = means[labels]
+    fields = [smooth_noise(rng, size, int(c)) for c in np.exp(rng.uniform(np.log(4), np.log(100), 2))]
+    for field in fields:
+        strength = np.abs(rng.normal(0, 0.06, count)).astype(np.float32)
+        image = image + strength[labels] * field
+    if rng.random() < 0.6:
+        image = ndimage.gaussian_filter(image, rng.uniform(0.4, 1.2))
+    return image.astype(np.float32)
+
+
+def _visible(candidate: Candidate, labels: np.ndarray) -> np.ndarray | None:
+    """What can be seen of a candidate: its largest piece that nothing was painted over, if it is big enough."""
+    mask, first, last = candidate
+    mask = mask & (labels >= first) & (labels <= last)
+    pieces, count = ndimage.label(mask)
+    if count > 1:
+        mask = pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:])
+    area = int(mask.sum())
+    return mask if MIN_AREA <= area <= 0.7 * mask.size else None
+
+
+def is_seen(image: np.ndarray, mask: np.ndarray, least: float = 0.06) -> bool:
+    """Whether a structure differs enough from what lies around it to be asked for.
+
+    `least` is the difference of the mean intensities, in units of the image's range (`image` uint8 (H, W, 3)).
+    """
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    window = (slice(max(rows[0] - 6, 0), rows[-1] + 7), slice(max(columns[0] - 6, 0), columns[-1] + 7))
+    gray, mask = image[window].mean(axis=2), mask[window]
+    near = ndimage.maximum_filter(mask, 9) & ~ndimage.maximum_filter(mask, 3)
+    if not near.any():
+        return False
+    inside, around = gray[mask], gray[near]
+    gap = abs(float(np.median(inside)) - float(np.median(around)))
+    return gap > least * 255 and gap > 0.3 * float(around.std() + inside.std())

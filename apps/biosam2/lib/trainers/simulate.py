@@ -1,0 +1,90 @@
+"""Simulated prompts: the clicks and boxes a person would make, drawn from the true mask (and the error)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+# labels of sam2's prompt encoder
+NEGATIVE, POSITIVE, BOX_LOW, BOX_HIGH, PADDING = 0, 1, 2, 3, -1
+
+
+def boxes(masks: torch.Tensor, jitter: float = 0.05, pixels: float = 3.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """A loose box around each mask, as two labelled points.
+
+    Parameters
+    ----------
+    masks : Tensor (N, H, W) bool
+    jitter, pixels : float
+        Each edge moves by up to this share of the box's side plus this many pixels, outwards more than inwards.
+
+    Returns
+    -------
+    points : Tensor (N, 2, 2) float, (x, y) of the low and the high corner
+    labels : Tensor (N, 2) int32
+    """
+    height, width = masks.shape[-2:]
+    columns, rows = masks.any(-2), masks.any(-1)
+    low = torch.stack([columns.int().argmax(-1), rows.int().argmax(-1)], -1).float()
+    high = torch.stack(
+        [width - 1 - columns.flip(-1).int().argmax(-1), height - 1 - rows.flip(-1).int().argmax(-1)], -1
+    ).float()
+    slack = (high - low) * jitter + pixels
+    low = low - slack * (torch.rand_like(low) * 1.6 - 0.6)
+    high = high + slack * (torch.rand_like(high) * 1.6 - 0.6)
+    limit = torch.tensor([width - 1.0, height - 1.0], device=masks.device)
+    points = torch.stack([low.clamp(min=0), torch.minimum(high, limit)], 1)
+    labels = torch.tensor([BOX_LOW, BOX_HIGH], dtype=torch.int32, device=masks.device)
+    return points, labels.expand(len(masks), 2)
+
+
+def clicks(region: torch.Tensor, size: int, sharpness: float = 3.0) -> torch.Tensor:
+    """One point inside each region, more likely deep inside than near its border.
+
+    Parameters
+    ----------
+    region : Tensor (N, h, w), 0 to 1
+        Share of each cell that the region covers; where a row is all zero the point lies anywhere.
+    size : int
+        Side of the image in pixels, a multiple of h = w.
+    sharpness : float
+        0 draws evenly from the region, large values give its deepest point.
+
+    Returns
+    -------
+    Tensor (N, 1, 2) float, (x, y) in pixels
+    """
+    count, side = region.shape[0], region.shape[-1]
+    depth = F.avg_pool2d(region[:, None].float(), 7, 1, 3, count_include_pad=True)[:, 0]
+    inside = torch.where(region > 0.5, depth, region * depth * 1e-3)
+    noise = -torch.log(-torch.log(torch.rand_like(inside).clamp(1e-9, 1 - 1e-7)))
+    cell = (sharpness * torch.log(inside.flatten(1) + 1e-12) + noise.flatten(1)).argmax(1)
+    corner = torch.stack([cell % side, cell // side], -1).float()
+    cell_size = size / side
+    return ((corner + torch.rand(count, 2, device=region.device)) * cell_size - 0.5)[:, None]
+
+
+def corrections(
+    logits: torch.Tensor, target: torch.Tensor, size: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The next click: inside the error of a mask, positive where it missed, negative where it leaked.
+
+    Parameters
+    ----------
+    logits : Tensor (N, 1, h, w)
+    target : Tensor (N, 1, h, w), 0 to 1
+    size : int
+        Side of the image in pixels.
+
+    Returns
+    -------
+    points : Tensor (N, 1, 2); labels : Tensor (N, 1) int32
+    """
+    truth, mask = target[:, 0] > 0.5, logits[:, 0] > 0
+    error = (truth != mask).float()
+    perfect = ~error.flatten(1).any(1)
+    error[perfect] = truth[perfect].float()  # a click on what is already right must do no harm
+    points = clicks(error, size, sharpness=6.0)
+    cells = (points[:, 0] + 0.5).div(size / target.shape[-1]).long().clamp(0, target.shape[-1] - 1)
+    labels = truth[torch.arange(len(truth)), cells[:, 1], cells[:, 0]].int()
+    return points, labels[:, None]
