@@ -18,7 +18,7 @@ def test_a_picture_is_indexed_by_x_and_y(tmp_path, extension):
     volume = load_volume(tmp_path / f"a{extension}")
     assert volume.voxels.shape == (200, 300, 1, 3)
     np.testing.assert_array_equal(volume.voxels[150, 40, 0], photo[40, 150])
-    np.testing.assert_array_equal(volume.affine, np.eye(4))
+    np.testing.assert_array_equal(volume.affine, np.diag([-1, -1, 1, 1]))  # the identity of ITK's LPS
     assert (volume.kind, volume.slice_axis) == ("raster", 2)
 
 

@@ -46,6 +46,7 @@ class Model:
         self.checkpoint = checkpoint
         self.cache = EmbeddingCache(cache_bytes)
         self.lock = threading.RLock()
+        self.encoded = 0  # pictures that had to be encoded since the model was loaded
         self._positions: list[torch.Tensor] | None = None
         self._answers: OrderedDict[tuple, tuple[torch.Tensor, float]] = OrderedDict()
 
@@ -89,6 +90,7 @@ class Model:
             out = self.network.forward_image(square(pixels, self.size).to(self.device))
             if self._positions is None:
                 self._positions = out["vision_pos_enc"]
+            self.encoded += 1
         embedding = Embedding(tuple(out["backbone_fpn"]), key)
         self.cache.put(embedding)
         return embedding, False

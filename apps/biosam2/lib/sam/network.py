@@ -77,7 +77,7 @@ class Architecture:
 
 NANO = Architecture(
     name="biosam2_nano",
-    embed_dim=48,
+    embed_dim=32,
     num_heads=1,
     stages=(1, 2, 6, 1),
     global_att_blocks=(5, 8),

@@ -47,8 +47,8 @@ def smooth_noise(rng: np.random.Generator, size: int, cells: int) -> np.ndarray:
     return (field - field.mean()) / (field.std() + 1e-6)
 
 
-def generate_scene(rng: np.random.Generator, size: int = SCENE_SIZE) -> Scene:
-    """Draw one scene of `size` x `size` pixels."""
+def generate_scene(rng: np.random.Generator, size: int = SCENE_SIZE, difficulty: float = 1.0) -> Scene:
+    """Draw one scene of `size` x `size` pixels; `difficulty` (0 to 1) scales the textures."""
     labels = np.zeros((size, size), np.int16)
     candidates: list[Candidate] = []
     style = rng.choice(["organs", "partition", "nuclei", "rings"], p=[0.45, 0.2, 0.15, 0.2])
@@ -71,38 +71,92 @@ def generate_scene(rng: np.random.Generator, size: int = SCENE_SIZE) -> Scene:
             added, next_label = _structure(rng, labels, next_label, ringy=style == "rings")
             candidates += added
 
-    image = _paint(rng, labels, same=style == "nuclei" and rng.random() < 0.7)
+    image = _paint(rng, labels, style == "nuclei" and rng.random() < 0.7, difficulty)
     return Scene(image, [m for m in (_visible(c, labels) for c in candidates) if m is not None])
 
 
-def acquire(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
+LABELS_A_STRUCTURE = 16  # in a clip: a structure keeps its labels on every slice, whatever parts show there
+
+
+def generate_clip(
+    rng: np.random.Generator, frames: int, size: int = SCENE_SIZE
+) -> tuple[list[np.ndarray], list[list[np.ndarray]]]:
+    """Slices through a generated volume: structures that grow, shrink, move, appear and end.
+
+    Returns
+    -------
+    images : list of ndarray uint8 (size, size, 3), one a slice
+    masks : list, one a structure, of lists of ndarray of bool (size, size), one a slice; empty where it is not
+    """
+    count = int(rng.integers(3, 9))
+    seeds = rng.integers(0, 2**31, count)
+    middle = rng.uniform(-1, frames, count)
+    reach = np.exp(rng.uniform(np.log(1.0), np.log(4.0 * frames), count))
+    drift = rng.normal(0, size * 0.012, (count, 2))
+    ground, look, scan = rng.integers(0, 2**31, 3)
+    parted, ringy = rng.random() < 0.4, rng.random() < 0.3
+    images: list[np.ndarray] = []
+    masks: list[list[np.ndarray]] = [[] for _ in range(count)]
+    for t in range(frames):
+        labels = np.zeros((size, size), np.int16)
+        if parted:
+            labels[:] = _partition(np.random.default_rng(ground), size, 4, 4)
+        shown: dict[int, Candidate] = {}
+        for s in range(count):
+            # the outline of a ball or of a longer body, cut at t
+            scale = np.sqrt(max(0.0, 1 - ((t - middle[s]) / reach[s]) ** 2))
+            if scale > 0.1:
+                first = (s + 1) * LABELS_A_STRUCTURE
+                own = np.random.default_rng(seeds[s])
+                offered, _ = _structure(own, labels, first, ringy, scale, drift[s] * (t - middle[s]))
+                if offered:
+                    shown[s] = offered[0]
+        image = _paint(np.random.default_rng(look), labels, False, 1.0, (count + 1) * LABELS_A_STRUCTURE)
+        images.append(acquire(np.random.default_rng(scan), image, grain=rng))
+        for s in range(count):
+            mask, first, last = shown.get(s, (np.zeros((size, size), bool), 0, -1))
+            masks[s].append(mask & (labels >= first) & (labels <= last))
+    return images, masks
+
+
+def acquire(
+    rng: np.random.Generator,
+    image: np.ndarray,
+    difficulty: float = 1.0,
+    grain: np.random.Generator | None = None,
+) -> np.ndarray:
     """What a scanner and a window make of a scene: blur, bias field, noise, gamma, window, sometimes colour.
 
     Parameters
     ----------
     image : ndarray of float32, (H, W), 0 to 1
+    difficulty : float, 0 to 1
+        Scales the bias field and the noise.
+    grain : Generator, optional
+        Draws the noise of each pixel, where the slices of a volume share everything else that `rng` draws.
 
     Returns
     -------
     ndarray of uint8, (H, W, 3)
     """
     size = image.shape[0]
+    grain = grain or rng
     out = image
     if rng.random() < 0.5:
         out = ndimage.gaussian_filter(out, rng.uniform(0.3, 1.6))
     if rng.random() < 0.5:
-        out = out * np.exp(rng.uniform(0.05, 0.4) * smooth_noise(rng, size, int(rng.integers(1, 4))))
+        out = out * np.exp(difficulty * rng.uniform(0.05, 0.4) * smooth_noise(rng, size, int(rng.integers(1, 4))))
     kind = rng.choice(["gauss", "rician", "speckle", "coarse", "none"], p=[0.35, 0.15, 0.15, 0.2, 0.15])
-    level = rng.uniform(0.0, 0.12)
+    level = difficulty * rng.uniform(0.0, 0.12)
     if kind == "gauss":
-        out = out + level * rng.standard_normal(out.shape, dtype=np.float32)
+        out = out + level * grain.standard_normal(out.shape, dtype=np.float32)
     elif kind == "rician":
-        a, b = rng.standard_normal((2, *out.shape), dtype=np.float32) * level
+        a, b = grain.standard_normal((2, *out.shape), dtype=np.float32) * level
         out = np.sqrt((out + a) ** 2 + b**2)
     elif kind == "speckle":
-        out = out * (1 + 2 * level * ndimage.gaussian_filter(rng.standard_normal(out.shape), 0.7))
+        out = out * (1 + 2 * level * ndimage.gaussian_filter(grain.standard_normal(out.shape), 0.7))
     elif kind == "coarse":
-        out = out + level * smooth_noise(rng, size, int(rng.integers(30, 110)))
+        out = out + level * smooth_noise(grain, size, int(rng.integers(30, 110)))
     if rng.random() < 0.3:
         out = np.clip(out, 0, None) ** rng.uniform(0.6, 1.6)
     low, high = np.percentile(out, [rng.uniform(0, 3), rng.uniform(97, 100)])
@@ -156,11 +210,17 @@ def _tube(rng, size: int, thickness: float) -> np.ndarray:
     return ndimage.distance_transform_edt(line) < thickness
 
 
-def _structure(rng, labels: np.ndarray, label: int, ringy: bool) -> tuple[list[Candidate], int]:
-    """Paint one structure, perhaps with parts inside; returns the masks it offers and the next free label."""
+def _structure(
+    rng, labels: np.ndarray, label: int, ringy: bool, scale: float = 1.0, shift: np.ndarray | float = 0.0
+) -> tuple[list[Candidate], int]:
+    """Paint one structure, perhaps with parts inside; returns the masks it offers and the next free label.
+
+    With the same generator state it is the same structure, `scale` times as large and moved by `shift` pixels:
+    another slice of it.
+    """
     size = labels.shape[0]
-    radius = float(np.exp(rng.uniform(np.log(size * 0.02), np.log(size * 0.38))))
-    centre = rng.uniform(0.05, 0.95, 2) * size
+    radius = float(np.exp(rng.uniform(np.log(size * 0.02), np.log(size * 0.38)))) * scale
+    centre = rng.uniform(0.05, 0.95, 2) * size + shift
     kind = rng.random()
     if kind < 0.1 and not ringy:
         shape = _tube(rng, size, float(np.exp(rng.uniform(np.log(2.0), np.log(9.0)))))
@@ -190,9 +250,11 @@ def _structure(rng, labels: np.ndarray, label: int, ringy: bool) -> tuple[list[C
     return [(shape, first, label), *parts_offered], label + 1
 
 
-def _paint(rng, labels: np.ndarray, same: bool) -> np.ndarray:
+def _paint(
+    rng, labels: np.ndarray, same: bool, difficulty: float, count: int | None = None
+) -> np.ndarray:
     """Intensities for a label map: a mean and a texture per label, partial volume where labels meet."""
-    size, count = labels.shape[0], int(labels.max()) + 1
+    size, count = labels.shape[0], count or int(labels.max()) + 1
     means = rng.uniform(0.05, 0.95, count).astype(np.float32)
     if same:  # one kind of thing on one ground, as nuclei are
         means[1:] = means[1] + rng.normal(0, 0.05, count - 1)
@@ -201,7 +263,7 @@ def _paint(rng, labels: np.ndarray, same: bool) -> np.ndarray:
     image = means[labels]
     fields = [smooth_noise(rng, size, int(c)) for c in np.exp(rng.uniform(np.log(4), np.log(100), 2))]
     for field in fields:
-        strength = np.abs(rng.normal(0, 0.06, count)).astype(np.float32)
+        strength = np.abs(rng.normal(0, 0.06 * difficulty, count)).astype(np.float32)
         image = image + strength[labels] * field
     if rng.random() < 0.6:
         image = ndimage.gaussian_filter(image, rng.uniform(0.4, 1.2))

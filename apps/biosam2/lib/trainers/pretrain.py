@@ -73,7 +73,7 @@ def image_loss(
     """
     targets = masks.shape[1]
     size = images.shape[1]
-    features = network.forward_image(_normalise(images))["backbone_fpn"]
+    features = network.forward_image(normalise(images))["backbone_fpn"]
     # the decoder works per target; the image was encoded once for all of its targets
     high = [f.repeat_interleave(targets, 0).float() for f in features[:-1]]
     low = (features[-1] + network.no_mem_embed.view(1, -1, 1, 1)).repeat_interleave(targets, 0).float()
@@ -106,7 +106,7 @@ def image_loss(
     return loss / (1 + corrections)
 
 
-def _normalise(images: torch.Tensor) -> torch.Tensor:
+def normalise(images: torch.Tensor) -> torch.Tensor:
     """uint8 (B, S, S, 3) to the network's input (B, 3, S, S), as `lib.sam.model.square` does for one."""
     mean, std = (torch.tensor(v, device=images.device) for v in (MEAN, STD))
     return ((images.float() / 255 - mean) / std).movedim(-1, 1)

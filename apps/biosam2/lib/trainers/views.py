@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from lib.trainers.generated import acquire, generate_scene, is_seen
+from lib.trainers.generated import acquire, generate_clip, generate_scene, is_seen
 
 VIEWS_PER_SCENE = 4  # a scene costs more than a look at it
 
@@ -34,40 +34,49 @@ class GeneratedViews(IterableDataset):
     targets : int
         Targets per view.
     seed : int
-    least : float
-        Share of the view that a target covers at least; large ones first makes a fresh network start.
+    easy : int
+        This many views, per worker, become harder from one to the next: from large, clean structures of high
+        contrast to all of them. A fresh network learns what a prompt means from the easy ones.
     """
 
-    def __init__(self, size: int, targets: int = 4, seed: int = 0, least: float = 0.003) -> None:
-        self.size, self.targets, self.seed, self.least = size, targets, seed, least
+    def __init__(self, size: int, targets: int = 4, seed: int = 0, easy: int = 0) -> None:
+        self.size, self.targets, self.seed, self.easy = size, targets, seed, easy
 
     def __iter__(self) -> Iterator[View]:
         worker = get_worker_info()
         torch.set_num_threads(1)
         rng = np.random.default_rng((self.seed, worker.id if worker else 0))
+        count = 0
         while True:
-            yield from self.views(rng)
+            for view in self.views(rng, min(1.0, count / self.easy) if self.easy else 1.0):
+                count += 1
+                yield view
 
-    def views(self, rng: np.random.Generator) -> Iterator[View]:
+    def views(self, rng: np.random.Generator, difficulty: float = 1.0) -> Iterator[View]:
         """The views of one freshly drawn scene; none if nothing in it can be seen."""
-        scene = generate_scene(rng)
+        scene = generate_scene(rng, difficulty=difficulty)
         if not scene.masks:
             return
-        image = acquire(rng, scene.image)
+        image = acquire(rng, scene.image, difficulty)
+        least_area, least_contrast = 0.003 + 0.02 * (1 - difficulty), 0.06 + 0.2 * (1 - difficulty)
         extents = [(np.flatnonzero(m.any(1)), np.flatnonzero(m.any(0))) for m in scene.masks]
         for _ in range(VIEWS_PER_SCENE):
             centre = int(rng.integers(len(scene.masks)))
-            if not is_seen(image, scene.masks[centre]):
+            if not is_seen(image, scene.masks[centre], least_contrast):
                 continue
             window = _window(rng, *extents[centre], limit=image.shape[0])
-            if scene.masks[centre][window].mean() < self.least:
+            if scene.masks[centre][window].mean() < least_area:
                 continue
             chosen = [centre]
             for other in rng.permutation(len(scene.masks)):
                 if len(chosen) == self.targets:
                     break
                 part = scene.masks[other][window]
-                if other != centre and self.least < part.mean() < 0.6 and is_seen(image, scene.masks[other]):
+                if (
+                    other != centre
+                    and least_area < part.mean() < 0.6
+                    and is_seen(image, scene.masks[other], least_contrast)
+                ):
                     chosen.append(int(other))
             chosen = [chosen[i % len(chosen)] for i in range(self.targets)]
             masks = np.stack([scene.masks[c][window] for c in chosen])
@@ -86,8 +95,8 @@ def _window(rng, rows: np.ndarray, columns: np.ndarray, limit: int) -> tuple[sli
     return slice(starts[0], starts[0] + side), slice(starts[1], starts[1] + side)
 
 
-def _augment(rng, image: np.ndarray, masks: np.ndarray, size: int) -> View:
-    """Scale to the network's size as inference does, then flips, turns and contrast."""
+def _augment(rng, image: np.ndarray, masks: np.ndarray, size: int, plain: bool = False) -> View:
+    """Scale to the network's size as inference does; unless `plain`, also flips, turns and contrast."""
     pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
     pixels = torch.nn.functional.interpolate(
         pixels, (size, size), mode="bilinear", align_corners=False, antialias=True
@@ -96,9 +105,34 @@ def _augment(rng, image: np.ndarray, masks: np.ndarray, size: int) -> View:
     shapes = torch.from_numpy(masks.astype(np.float32))[None]
     shapes = torch.nn.functional.interpolate(shapes, (size, size), mode="bilinear", align_corners=False)
     stack = torch.cat([pixels[0], (shapes[0] > 0.5).float() * 255]).clamp(0, 255).byte().numpy()
-    if rng.random() < 0.5:
-        stack = stack[:, ::-1]
-    stack = np.rot90(stack, int(rng.integers(4)), (1, 2))
-    if rng.random() < 0.2:
-        stack = np.concatenate([255 - stack[:3], stack[3:]])
+    if not plain:
+        stack = stack[:, ::-1] if rng.random() < 0.5 else stack
+        stack = np.rot90(stack, int(rng.integers(4)), (1, 2))
+        if rng.random() < 0.2:
+            stack = np.concatenate([255 - stack[:3], stack[3:]])
     return View(np.ascontiguousarray(stack[:3].transpose(1, 2, 0)), np.ascontiguousarray(stack[3:] > 127, np.uint8))
+
+
+class GeneratedClips(IterableDataset):
+    """An endless stream of clips: uint8 (F, S, S, 3) images and (F, S, S) masks of one structure.
+
+    The structure is on the first slice; later ones may be without it.
+    """
+
+    def __init__(self, size: int, frames: int = 4, seed: int = 0) -> None:
+        self.size, self.frames, self.seed = size, frames, seed
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        worker = get_worker_info()
+        torch.set_num_threads(1)
+        rng = np.random.default_rng((self.seed, 7, worker.id if worker else 0))
+        while True:
+            images, masks = generate_clip(rng, self.frames)
+            good = [m for m in masks if m[0].sum() > 60 and m[0].mean() < 0.5 and is_seen(images[0], m[0])]
+            for chosen in good[:2]:
+                window = _window(rng, np.flatnonzero(chosen[0].any(1)), np.flatnonzero(chosen[0].any(0)), 256)
+                views = [
+                    _augment(np.random.default_rng(0), image[window], mask[window][None], self.size, plain=True)
+                    for image, mask in zip(images, chosen, strict=True)
+                ]
+                yield np.stack([v.image for v in views]), np.stack([v.masks[0] for v in views])

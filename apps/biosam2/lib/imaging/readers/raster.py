@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from lib.errors import Unprocessable
+from lib.imaging.geometry import LPS_FLIP
 from lib.imaging.readers.raw import RawImage, reading
 
 TIFF = (".tif", ".tiff")
@@ -28,7 +29,7 @@ def read_raster(path: Path) -> RawImage:
         (W, H, 1), or (W, H, 1, 3) for colour: the order MONAI Label's LoadImage gives, (x, y) being
         column and row. Palettes become RGB, alpha is dropped, 16-bit grey is kept. EXIF orientation is
         not applied, because MONAI Label does not either and points come in its pixels. The affine is
-        the identity.
+        the identity in LPS, where ITK, and Slicer with it, puts a picture.
 
     Raises
     ------
@@ -48,4 +49,4 @@ def read_raster(path: Path) -> RawImage:
     if not pixels.dtype.isnative:
         pixels = pixels.astype(pixels.dtype.newbyteorder("="))
     voxels = pixels.swapaxes(0, 1)[:, :, np.newaxis]
-    return RawImage(voxels=voxels, affine=np.eye(4), slice_axis=2)
+    return RawImage(voxels=voxels, affine=LPS_FLIP.copy(), slice_axis=2)

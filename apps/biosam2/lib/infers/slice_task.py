@@ -1,0 +1,39 @@
+"""`biosam2_2d`: prompts on one slice or image -> its mask, at the speed of a click."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from lib.imaging.volume import Volume
+from lib.imaging.window import Window
+from lib.infers.interactive import InteractiveTask, Slices, blank, paste
+from lib.prompts.prompts import Prompts
+from lib.sam.model import Model, ModelSlot
+from lib.sam.segment import segment
+from lib.settings import Settings
+
+
+class SliceTask(InteractiveTask):
+    """Interactive segmentation of one slice; several objects at once if the request names them."""
+
+    def __init__(self, slot: ModelSlot, settings: Settings) -> None:
+        super().__init__(slot, settings, 2, "BioSAM-2: clicks and boxes on one slice")
+
+    def answer(
+        self, model: Model, volume: Volume, window: Window, prompts: Prompts, request: Mapping[str, Any]
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        planes = Slices(volume, window, prompts.slice_axis)
+        labels = blank(volume, len(prompts.objects))
+        scores: dict[str, float] = {}
+        cached = True
+        index = 0
+        for value, obj in enumerate(prompts.objects, 1):
+            (index,) = prompts.slices(obj)
+            found = segment(model, planes(index), prompts.on_slice(obj, index), self.settings.zoom)
+            paste(labels, prompts.slice_axis, index, found.mask, value)
+            scores[obj.label] = round(found.score, 4)
+            cached &= found.cached
+        return labels, {"score": scores, "cached": cached, "slice": index}

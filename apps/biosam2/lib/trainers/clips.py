@@ -1,0 +1,112 @@
+"""Training on clips: a prompt on the first slice, SAM 2's memory on the others, and slices without the structure."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from sam2.modeling.sam2_base import NO_OBJ_SCORE, SAM2Base
+
+from lib.trainers import simulate
+from lib.trainers.losses import mask_loss, score_loss
+from lib.trainers.pretrain import normalise
+
+
+def clip_loss(network: SAM2Base, images: torch.Tensor, masks: torch.Tensor, balance: float) -> torch.Tensor:
+    """Loss of a box or a click on the first slice and of the masks that the memory makes on the others.
+
+    Parameters
+    ----------
+    images : Tensor uint8 (B, F, S, S, 3)
+    masks : Tensor uint8 (B, F, S, S), 0 or 1; the structure is on the first slice
+    balance : float
+        See `lib.trainers.losses.mask_loss`.
+    """
+    batch, frames, size = masks.shape[:3]
+    out = network.forward_image(normalise(images.flatten(0, 1)))
+    levels = [level.view(batch, frames, *level.shape[1:]) for level in out["backbone_fpn"]]
+    positions = [p[:batch] for p in out["vision_pos_enc"]]
+    outputs: dict[str, dict[int, dict]] = {"cond_frame_outputs": {}, "non_cond_frame_outputs": {}}
+    loss = torch.zeros((), device=images.device)
+    for t in range(frames):
+        truth = masks[:, t]
+        target = F.avg_pool2d(truth[:, None].float(), 4)
+        present = truth.flatten(1).any(1).bool()
+        _, features, flat_positions, sizes = network._prepare_backbone_features(
+            {"backbone_fpn": [level[:, t] for level in levels], "vision_pos_enc": positions}
+        )
+        fused = network._prepare_memory_conditioned_features(
+            frame_idx=t,
+            is_init_cond_frame=t == 0,
+            current_vision_feats=features[-1:],
+            current_vision_pos_embeds=flat_positions[-1:],
+            feat_sizes=sizes[-1:],
+            output_dict=outputs,
+            num_frames=frames,
+        )
+        points, labels, several = _prompt(truth, target, first=t == 0)
+        logits, scores, tokens, score = _decode(
+            network, fused, [level[:, t] for level in levels[:-1]], points, labels, several
+        )
+        # a structure that is not there has no mask to learn, only its absence
+        if present.any():
+            part, _ = score_loss(logits[present], scores[present], target[present], balance)
+            loss = loss + part * present.float().mean()
+        loss = loss + 0.3 * F.binary_cross_entropy_with_logits(score[:, 0], present.float())
+        best = scores.argmax(1)
+        with torch.no_grad():
+            if several:  # follow the best mask, not the one that a beginner's score prefers
+                best = mask_loss(logits, target).argmin(1)
+        rows = torch.arange(batch, device=logits.device)
+        outputs["cond_frame_outputs" if t == 0 else "non_cond_frame_outputs"][t] = _remember(
+            network, features, sizes, logits[rows, best][:, None], tokens, best, present
+        )
+    return loss / frames
+
+
+def _prompt(truth: torch.Tensor, target: torch.Tensor, first: bool) -> tuple[torch.Tensor, torch.Tensor, bool]:
+    """Box or click on the first slice; on the others the empty point that sam2 fills in for no prompt."""
+    count, size = truth.shape[0], truth.shape[-1]
+    if not first:
+        empty = torch.full((count, 1), simulate.PADDING, dtype=torch.int32, device=truth.device)
+        return torch.zeros(count, 1, 2, device=truth.device), empty, True
+    if torch.rand(()) < 0.6:
+        return *simulate.boxes(truth > 0), False
+    click = simulate.clicks(target[:, 0], size)
+    return click, torch.full((count, 1), simulate.POSITIVE, dtype=torch.int32, device=truth.device), True
+
+
+def _decode(network, fused, high, points, labels, several):
+    """As `pretrain.decode`, with the mask tokens that become object pointers."""
+    sparse, dense = network.sam_prompt_encoder(points=(points, labels), boxes=None, masks=None)
+    logits, scores, tokens, score = network.sam_mask_decoder(
+        image_embeddings=fused,
+        image_pe=network.sam_prompt_encoder.get_dense_pe(),
+        sparse_prompt_embeddings=sparse,
+        dense_prompt_embeddings=dense,
+        multimask_output=several,
+        repeat_image=False,
+        high_res_features=high,
+    )
+    return logits.float(), scores.float(), tokens, score.float()
+
+
+def _remember(network, features, sizes, logits, tokens, best, present) -> dict:
+    """Memory and object pointer of one slice, as `SAM2Base.track_step` makes them.
+
+    Whether the structure is there is taken from the truth: with its own early guesses the network would learn
+    to remember nothing.
+    """
+    rows = torch.arange(len(best), device=logits.device)
+    pointer = network.obj_ptr_proj(tokens[rows, best if tokens.shape[1] > 1 else 0])
+    there = present.float()[:, None]
+    pointer = there * pointer + (1 - there) * network.no_obj_ptr
+    masks = torch.where(present[:, None, None, None], logits, torch.full_like(logits, NO_OBJ_SCORE))
+    masks = F.interpolate(masks, (network.image_size,) * 2, mode="bilinear", align_corners=False)
+    memory, positions = network._encode_new_memory(
+        current_vision_feats=features,
+        feat_sizes=sizes,
+        pred_masks_high_res=masks,
+        object_score_logits=there * 20 - 10,
+        is_mask_from_pts=False,
+    )
+    return {"maskmem_features": memory, "maskmem_pos_enc": positions, "obj_ptr": pointer}

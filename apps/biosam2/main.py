@@ -1,0 +1,105 @@
+"""BioSAM2App: reads the settings, names the tasks, and nothing else."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import monailabel
+from monailabel.config import settings as server_settings
+from monailabel.datastore.dicom import DICOMWebDatastore
+from monailabel.interfaces.app import MONAILabelApp
+from monailabel.interfaces.tasks.infer_v2 import InferTask
+
+from lib.errors import NotFound, UserError
+from lib.infers.slice_task import SliceTask
+from lib.infers.uploads import is_upload
+from lib.infers.volume_task import VolumeTask
+from lib.sam.checkpoints import resolve
+from lib.sam.model import ModelSlot
+from lib.server import errors, infer
+from lib.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+DICOM_UID = re.compile(r"[0-9.]{1,64}")
+
+
+class BioSAM2App(MONAILabelApp):
+    """The app that `monailabel start_server --app apps/biosam2` runs."""
+
+    def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
+        self.model_dir = Path(app_dir) / "model"
+        try:
+            self.biosam2 = Settings.from_conf(conf)
+            path = resolve(self.biosam2.checkpoint, self.model_dir, _say_progress)
+            cache_bytes = int(self.biosam2.cache_gb * 1e9)
+            self.slot = ModelSlot(path, self.biosam2.device, cache_bytes, self.biosam2.image_size)
+        except UserError as error:
+            # the server shows whatever trace a failed start leaves: leave the sentence alone
+            sys.tracebacklimit = 0
+            raise UserError(str(error)) from None
+        logger.info("serving %s on %s", self.slot.get().checkpoint, self.slot.device)
+        super().__init__(
+            app_dir=app_dir,
+            studies=studies,
+            conf=conf,
+            name="BioSAM-2",
+            description="Interactive segmentation of images and volumes with SAM 2. Not for clinical use.",
+            version="0.1.0",
+            labels=list(self.biosam2.labels),
+        )
+
+    def init_infers(self) -> dict[str, InferTask]:
+        tasks: dict[str, type[SliceTask] | type[VolumeTask]] = {
+            "biosam2_2d": SliceTask,
+            "biosam2_3d": VolumeTask,
+        }
+        return {name: tasks[name](self.slot, self.biosam2) for name in self.biosam2.models}
+
+    def on_init_complete(self) -> None:
+        super().on_init_complete()
+        monailabel.app.app.router.routes[:0] = infer.router.routes
+        errors.install(monailabel.app.app)
+
+    def infer(self, request: dict[str, Any], datastore: Any = None) -> dict[str, Any]:
+        """MONAI Label's own, after checking that the model and the image exist.
+
+        Raises
+        ------
+        NotFound
+            If there is no such model or image. MONAI Label takes any path on the server for an image; here
+            only what the datastore lists, and what the server itself has stored (an upload, a session).
+        """
+        model, image = request.get("model"), request.get("image")
+        if not isinstance(model, str) or model not in self._infers:
+            raise NotFound(f'model "{str(model)[:80]}" is not one of {", ".join(self._infers)}.')
+        if not isinstance(image, str) or not self._is_known(image, datastore or self.datastore()):
+            raise NotFound(f'image "{str(image)[:80]}" is not in the datastore.')
+        return super().infer(request, datastore)
+
+    def _is_known(self, image: str, datastore: Any) -> bool:
+        path = Path(image)
+        if path.is_absolute():
+            sessions = server_settings.MONAI_LABEL_SESSION_PATH or os.path.join(
+                Path.home(), ".cache", "monailabel", "sessions"
+            )
+            in_session = Path(sessions).resolve() in path.resolve().parents and path.exists()
+            return in_session or is_upload(path)
+        if image in datastore.list_images():
+            return True
+        # An archive's list may be two hours old and is of CT alone: the person may have another series open.
+        if isinstance(datastore, DICOMWebDatastore) and DICOM_UID.fullmatch(image):
+            return bool(datastore._client.search_for_series(search_filters={"SeriesInstanceUID": image}))
+        return False
+
+
+def _say_progress(done: int, total: int) -> None:
+    if sys.stderr.isatty() or done == total or done % (10 << 20) < 1 << 20:
+        sys.stderr.write(f"\rdownloading the checkpoint: {done / 1e6:.0f} of {total / 1e6:.0f} MB")
+        if done == total:
+            sys.stderr.write("\n")

@@ -1,0 +1,113 @@
+"""The click over HTTP: the app's real server, asked as OHIF asks it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import requests
+from measures import say
+from plan import Plan
+
+APP = Path(__file__).resolve().parents[2] / "apps" / "biosam2"
+CLICKS = 20
+START_SECONDS = 300
+# MONAI Label's OHIF plugin asks for uint16
+DTYPES = ("uint8", "uint16")
+
+
+def measure(plan: Plan, environment: dict[str, str], log: Path) -> dict[str, Any]:
+    """Milliseconds of warm clicks on one slice: median and 95th percentile for each type of answer.
+
+    Raises
+    ------
+    RuntimeError
+        If the server does not start, or refuses a click.
+    """
+    studies = plan.path("studies")
+    studies.mkdir()
+    shutil.copy(plan.path("clicks.nii.gz"), studies / "clicks.nii.gz")
+    port = _free_port()
+    command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(APP)]
+    command += ["--studies", str(studies), "--host", "127.0.0.1", "--port", str(port)]
+    conf = {
+        "checkpoint": str(plan.checkpoint),
+        "device": plan.device,
+        "image_size": str(plan.image_size),
+        "cache_gb": str(plan.cache_gb),
+    }
+    for key, value in conf.items():
+        command += ["--conf", key, value]
+    environment = {**os.environ, **environment, "OMP_NUM_THREADS": str(plan.threads)}
+    with open(log, "w") as stream:
+        server = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, env=environment)
+        try:
+            with requests.Session() as session:
+                session.trust_env = False  # no proxy on the way to this machine
+                address = f"http://127.0.0.1:{port}"
+                _wait(session, server, address)
+                return {dtype: _clicks(plan, session, address, dtype) for dtype in DTYPES}
+        finally:
+            server.terminate()
+            try:
+                server.wait(20)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                server.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _wait(session: requests.Session, server: subprocess.Popen, address: str) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            if session.get(f"{address}/info/", timeout=30).ok:
+                return
+        except requests.ConnectionError:
+            time.sleep(0.5)
+    raise RuntimeError("the server did not start")
+
+
+def _clicks(plan: Plan, session: requests.Session, address: str, dtype: str) -> dict[str, float]:
+    k = plan.depth // 2
+    first = plan.point(0, k)
+    url = f"{address}/infer/biosam2_2d?image=clicks&output=all"
+
+    def click(points: list[list[int]]) -> tuple[float, int]:
+        params = {"foreground": points, "background": [], "restore_label_idx": False}
+        params |= {"result_extension": ".nrrd", "result_dtype": dtype, "result_compress": False}
+        # as a browser does: the form is multipart
+        form = {"params": (None, json.dumps(params))}
+        begin = time.perf_counter()
+        answer = session.post(url, files=form, timeout=600)
+        if not answer.ok:
+            raise RuntimeError(f"the server answered {answer.status_code}: {answer.text[:200]}")
+        return 1000 * (time.perf_counter() - begin), len(answer.content)
+
+    click([first])
+    click([first, plan.point(CLICKS + 1, k)])
+    # every click is a new second one, so that none is answered from memory alone
+    offset = DTYPES.index(dtype) / 2
+    points = [[p + offset if axis == 0 else p for axis, p in enumerate(plan.point(n, k))] for n in range(1, CLICKS)]
+    times, sizes = zip(*(click([first, point]) for point in points), strict=True)
+    ordered = sorted(times)
+    result = {
+        "median": statistics.median(times),
+        "p95": ordered[min(len(ordered) - 1, round(0.95 * len(ordered)))],
+        "bytes": sizes[-1],
+    }
+    say(f"{dtype}: median {result['median']:.0f} ms, 95% within {result['p95']:.0f} ms")
+    return result
