@@ -19,7 +19,7 @@ def test_without_any_conf_the_embedded_checkpoint_serves_all_tasks():
     assert settings.checkpoint == "biosam2_nano"
     assert settings.device == "auto"
     assert settings.image_size is None
-    assert settings.cache_gb == 0.8
+    assert settings.cache_gb is None
     assert settings.labels == ("structure",)
     assert settings.models == ("biosam2_2d", "biosam2_3d")
     assert settings.zoom is True

@@ -21,7 +21,7 @@ from lib.infers.uploads import is_upload
 from lib.infers.volume_task import VolumeTask
 from lib.sam.checkpoints import resolve
 from lib.sam.model import ModelSlot
-from lib.server import errors, infer
+from lib.server import errors, infer, paths
 from lib.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -37,8 +37,9 @@ class BioSAM2App(MONAILabelApp):
         try:
             self.biosam2 = Settings.from_conf(conf)
             path = resolve(self.biosam2.checkpoint, self.model_dir, _say_progress)
-            cache_bytes = int(self.biosam2.cache_gb * 1e9)
-            self.slot = ModelSlot(path, self.biosam2.device, cache_bytes, self.biosam2.image_size)
+            chosen = self.biosam2
+            cache_bytes = None if chosen.cache_gb is None else int(chosen.cache_gb * 1e9)
+            self.slot = ModelSlot(path, chosen.device, cache_bytes, chosen.image_size)
         except UserError as error:
             # the server shows whatever trace a failed start leaves: leave the sentence alone
             sys.tracebacklimit = 0
@@ -65,6 +66,7 @@ class BioSAM2App(MONAILabelApp):
         super().on_init_complete()
         monailabel.app.app.router.routes[:0] = infer.router.routes
         errors.install(monailabel.app.app)
+        paths.install(monailabel.app.app)
 
     def infer(self, request: dict[str, Any], datastore: Any = None) -> dict[str, Any]:
         """MONAI Label's own, after checking that the model and the image exist.
@@ -81,6 +83,19 @@ class BioSAM2App(MONAILabelApp):
         if not isinstance(image, str) or not self._is_known(image, datastore or self.datastore()):
             raise NotFound(f'image "{str(image)[:80]}" is not in the datastore.')
         return super().infer(request, datastore)
+
+    def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
+        """MONAI Label's own, after checking that the strategy exists.
+
+        Raises
+        ------
+        NotFound
+            If there is no such strategy.
+        """
+        strategy = request.get("strategy") or "random"
+        if strategy not in self._strategies:
+            raise NotFound(f'strategy "{str(strategy)[:80]}" is not one of {", ".join(self._strategies)}.')
+        return super().next_sample(request)
 
     def _is_known(self, image: str, datastore: Any) -> bool:
         path = Path(image)

@@ -25,6 +25,7 @@ sys.path.insert(0, str(APP))
 import material  # noqa: E402
 import over_http  # noqa: E402
 import torch  # noqa: E402
+from measures import PROGRESS  # noqa: E402
 from plan import Plan  # noqa: E402
 from report import rows, table  # noqa: E402
 
@@ -49,7 +50,7 @@ def main() -> None:
                     results[name] = over_http.measure(plan, environment, log)
                 else:
                     results[name] = _run(plan, side, section, environment, log)
-            except (RuntimeError, subprocess.CalledProcessError) as error:
+            except RuntimeError as error:
                 sys.exit(f"{log.read_text()[-4000:]}\n{name} failed: {error}")
         print(f"\n{_setting(plan, weights)}\n\n{table(rows(plan, results))}\n")
     print(f"done in {(time.perf_counter() - begin) / 60:.1f} minutes")
@@ -68,7 +69,7 @@ def _options() -> argparse.Namespace:
         choices=(256, 512, 1024),
         help="input size at which all of the long volume is done (CUDA: --image-size, CPU: 256)",
     )
-    parser.add_argument("--cache-gb", type=float, default=0.8, help="budget of our embedding cache")
+    parser.add_argument("--cache-gb", type=float, default=0.5, help="budget of our embedding cache")
     parser.add_argument("--repeats", type=int, default=3, help="first clicks, and clicks after each")
     parser.add_argument("--only", default=",".join(SECTIONS), help="some of " + ",".join(SECTIONS))
     parser.add_argument("--checkpoint", type=Path, help="a published SAM 2.1 .pt (random tiny weights)")
@@ -153,8 +154,18 @@ def _environment(plan: Plan) -> dict[str, str]:
 def _run(plan: Plan, side: str, section: str, environment: dict[str, str], log: Path) -> dict[str, Any]:
     result = plan.path(f"{side}-{section}.json")
     command = [sys.executable, str(HERE / f"{side}.py"), section, str(plan.save()), str(result)]
-    with open(log, "w") as stream:
-        subprocess.run(command, check=True, stderr=stream, env={**os.environ, **environment})
+    environment = {**os.environ, **environment}
+    with (
+        open(log, "w") as stream,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=stream, env=environment, text=True
+        ) as process,
+    ):
+        for line in process.stdout or ():
+            if line.startswith(PROGRESS):
+                print(line, end="", flush=True)
+    if process.returncode:
+        raise RuntimeError(f"it ended with {process.returncode}")
     return json.loads(result.read_text())
 
 

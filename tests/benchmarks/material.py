@@ -63,7 +63,9 @@ def write_config(path: Path, checkpoint: Path, image_size: int) -> None:
         Side of the network's input, pixels; sam2's files say 1024.
     """
     name = load_network(checkpoint)[0].architecture.name
-    config = OmegaConf.load(Path(sam2.__path__[0]) / "configs" / "sam2.1" / f"sam2.1_hiera_{CONFIGS[name]}.yaml")
+    config = OmegaConf.load(
+        Path(sam2.__path__[0]) / "configs" / "sam2.1" / f"sam2.1_hiera_{CONFIGS[name]}.yaml"
+    )
     config.model.image_size = image_size
     layer = config.model.memory_attention.layer
     layer.self_attention.feat_sizes = layer.cross_attention.feat_sizes = [image_size // 16] * 2

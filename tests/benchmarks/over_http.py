@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import socket
@@ -55,6 +56,8 @@ def measure(plan: Plan, environment: dict[str, str], log: Path) -> dict[str, Any
                 address = f"http://127.0.0.1:{port}"
                 _wait(session, server, address)
                 return {dtype: _clicks(plan, session, address, dtype) for dtype in DTYPES}
+        except requests.RequestException as error:
+            raise RuntimeError(f"the server did not answer: {error}") from error
         finally:
             server.terminate()
             try:
@@ -98,15 +101,15 @@ def _clicks(plan: Plan, session: requests.Session, address: str, dtype: str) -> 
         return 1000 * (time.perf_counter() - begin), len(answer.content)
 
     click([first])
-    click([first, plan.point(CLICKS + 1, k)])
+    click([first, plan.point(1, k)])
     # every click is a new second one, so that none is answered from memory alone
-    offset = DTYPES.index(dtype) / 2
-    points = [[p + offset if axis == 0 else p for axis, p in enumerate(plan.point(n, k))] for n in range(1, CLICKS)]
-    times, sizes = zip(*(click([first, point]) for point in points), strict=True)
+    start = 2 + CLICKS * DTYPES.index(dtype)
+    answers = [click([first, plan.point(start + number, k)]) for number in range(CLICKS)]
+    times, sizes = zip(*answers, strict=True)
     ordered = sorted(times)
     result = {
         "median": statistics.median(times),
-        "p95": ordered[min(len(ordered) - 1, round(0.95 * len(ordered)))],
+        "p95": ordered[math.ceil(0.95 * len(ordered)) - 1],
         "bytes": sizes[-1],
     }
     say(f"{dtype}: median {result['median']:.0f} ms, 95% within {result['p95']:.0f} ms")

@@ -1,4 +1,4 @@
-"""What a run of the benchmark measures: one plan, the same for both sides, handed to every process as JSON."""
+"""What a run measures: one plan, the same for both sides, handed to every process as JSON."""
 
 from __future__ import annotations
 
@@ -72,8 +72,9 @@ class Plan:
         }
 
     def point(self, number: int, k: int) -> list[int]:
-        """The click of a number on slice `k`: always another place, near the middle."""
-        return [self.side // 2 + 3 * number, self.side // 2 - 2 * number, k]
+        """The click of a number on slice `k`: each at another place, within a quarter of the middle."""
+        reach, middle = self.side // 4, self.side // 2
+        return [middle + 3 * number % reach, middle - 2 * number % reach, k]
 
     def click_slices(self) -> list[int]:
         """Slices that are clicked on; the first of them is the warm-up's."""

@@ -72,7 +72,7 @@ def _propagation(plan: Plan, peer: dict[str, Any], ours: dict[str, Any]) -> list
     all_done = ours["first"]["slices"] == ours["second"]["slices"] == plan.slices
     rates = [[f"{1 / seconds:.2f}" for seconds in pair] for pair in (first, second)]
     encodes = [[str(side[name]["encodes"]) for side in (peer, ours)] for name in ("first", "second")]
-    memory = [_gigabytes(side["memory"]) for side in (peer, ours)]
+    memory = [_bytes(side["memory"]) for side in (peer, ours)]
     found = [
         _plain("propagation: slices covered", *covered, asked=("all, both ways", all_done)),
         _versus("first propagation", *(side["first"]["seconds"] for side in (peer, ours))),
@@ -86,9 +86,7 @@ def _propagation(plan: Plan, peer: dict[str, Any], ours: dict[str, Any]) -> list
         _plain("peak memory of both propagations", *memory),
     ]
     if plan.device.startswith("cuda"):
-        found.append(
-            _plain("- on the GPU", *(_gigabytes(side["memory_on_gpu"]) for side in (peer, ours)))
-        )
+        found.append(_plain("- on the GPU", *(_bytes(side["memory_on_gpu"]) for side in (peer, ours))))
     return found
 
 
@@ -99,14 +97,14 @@ def _memory(plan: Plan, ours: dict[str, Any]) -> list[Row]:
     found = [
         _plain(
             f"peak memory, {slices}",
-            f"{_gigabytes(peer)} (computed, frames only)",
-            _gigabytes(ours["memory"]),
+            f"{_bytes(peer)} (computed, frames only)",
+            _bytes(ours["memory"]),
             asked=("at most 1.5 GB", ours["memory"] <= 1.5e9),
         )
     ]
     if plan.device.startswith("cuda"):
-        found.append(_plain("- on the GPU", "", _gigabytes(ours["memory_on_gpu"])))
-    found.append(_plain("- of it in the embedding cache", "", _gigabytes(ours["cache"])))
+        found.append(_plain("- on the GPU", "", _bytes(ours["memory_on_gpu"])))
+    found.append(_plain("- of it in the embedding cache", "", _bytes(ours["cache"])))
     found.append(_plain("- slices per second", "", f"{ours['slices'] / ours['seconds']:.2f}"))
     return found
 
@@ -138,5 +136,5 @@ def _seconds(seconds: float) -> str:
     return f"{seconds:.2f} s" if seconds >= 1 else f"{1000 * seconds:.0f} ms"
 
 
-def _gigabytes(count: float) -> str:
-    return f"{count / 1e9:.2f} GB"
+def _bytes(count: float) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

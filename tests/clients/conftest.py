@@ -1,4 +1,4 @@
-"""The real server, on a datastore of images with one bright ellipsoid each, and what the client tests share."""
+"""The real server, on a datastore of images with one bright ellipsoid each, and what its tests share."""
 
 from __future__ import annotations
 
@@ -321,13 +321,11 @@ def client(server: Server, tmp_path: Path) -> MONAILabelClient:
 
 @pytest.fixture
 def slicer_params(client: MONAILabelClient) -> Callable[..., dict[str, Any]]:
-    """The params that Slicer's module makes of clicks: the first of each of the model's options, and its own."""
+    """The params that Slicer's module makes of clicks: the first of each of the model's options, and more."""
     config = {name: model["config"] for name, model in client.info()["models"].items()}
 
     def make(model: str, **fields: object) -> dict[str, Any]:
-        chosen = {
-            key: value[0] if isinstance(value, list) else value for key, value in config[model].items()
-        }
+        chosen = {key: value[0] if isinstance(value, list) else value for key, value in config[model].items()}
         return {**fields, **chosen, "result_extension": ".nrrd", "result_dtype": "uint8"}
 
     return make

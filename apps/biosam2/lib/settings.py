@@ -73,7 +73,7 @@ class Settings(BaseModel):
     image_size
         Side of the model's square input in pixels; None is the checkpoint's own.
     cache_gb
-        Budget of the embedding cache in gigabytes.
+        Budget of the embedding cache in gigabytes; None chooses by the device (`lib.sam.model`).
     labels
         Structures to annotate. Never empty: without an advertised one nobody can click in OHIF.
     models
@@ -87,7 +87,7 @@ class Settings(BaseModel):
     checkpoint: Annotated[str, Text, Field(min_length=1)] = "biosam2_nano"
     device: Annotated[str, Text, Field(pattern=r"^(auto|cpu|mps|cuda(:(0|[1-9][0-9]?))?)$")] = "auto"
     image_size: Annotated[ImageSize | None, BeforeValidator(_size), Text] = None
-    cache_gb: Annotated[float, Text, Field(gt=0, le=1024)] = 0.8
+    cache_gb: Annotated[float | None, Text, Field(gt=0, le=1024)] = None
     labels: Annotated[tuple[str, ...], Names, Field(min_length=1)] = ("structure",)
     models: Annotated[tuple[Task, ...], Names, Field(min_length=1)] = TASKS
     zoom: Annotated[bool, Text] = True

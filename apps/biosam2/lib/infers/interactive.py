@@ -96,6 +96,7 @@ class InteractiveTask(InferTask):
             If the request cannot be answered as it is.
         """
         watch = Stopwatch()
+        self._check_device(request.get("device"))
         volume = load_cached(Path(str(request["image"])))
         watch.lap("load")
         axis = _slice_axis(request, volume, self.dimension)
@@ -121,6 +122,12 @@ class InteractiveTask(InferTask):
         }
         logger.info("%s: %s in %s", self.description, params["label_names"], params["latencies"])
         return str(file), params
+
+    def _check_device(self, asked: object) -> None:
+        """Refuse another device than the one served: running elsewhere without a word would be no answer."""
+        served = self.slot.device
+        if asked not in (None, "", str(served), served.type):
+            raise UserError(f'device "{str(asked)[:80]}" is not served here; this server runs on {served}.')
 
     def answer(
         self, model: Model, volume: Volume, window: Window, prompts: Prompts, request: Mapping[str, Any]

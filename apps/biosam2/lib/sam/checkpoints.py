@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import pickle
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +16,13 @@ import torch
 from sam2.modeling.sam2_base import SAM2Base
 
 from lib.errors import NotFound, UserError
-from lib.sam.network import NANO, Architecture, build, recognise
+from lib.sam.network import Architecture, build, recognise
 
 logger = logging.getLogger(__name__)
 
 EMBEDDED = "biosam2_nano"
 BASE_URL = "https://dl.fbaipublicfiles.com/segment_anything_2/092824/"
 Progress = Callable[[int, int], None]
-BROKEN = (RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError, OSError, IndexError)
 
 
 @dataclass(frozen=True)
@@ -109,9 +106,9 @@ def resolve(checkpoint: str, folder: Path, progress: Progress | None = None) -> 
         return path
     if checkpoint == EMBEDDED:
         return folder / f"{EMBEDDED}.safetensors"
-    path = Path(checkpoint).expanduser()
-    if path.is_file():
-        return path
+    file = os.path.expanduser(checkpoint)
+    if os.path.isfile(file):  # unlike pathlib's, it says no to what cannot be a path
+        return Path(file)
     known = ", ".join([EMBEDDED, *CATALOGUE])
     raise NotFound(f'checkpoint "{checkpoint}" is neither a file nor one of {known}.')
 
@@ -124,7 +121,8 @@ def download(source: Published, path: Path, progress: Progress | None = None) ->
     Raises
     ------
     UserError
-        If the server does not answer, or what came is not what the catalogue says.
+        If the server does not answer or stops midway, what came cannot be stored, or it is not what the
+        catalogue says.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(path.suffix + ".part")
@@ -135,11 +133,18 @@ def download(source: Published, path: Path, progress: Progress | None = None) ->
     if have < source.nbytes:
         try:
             _fetch(source, part, have, progress)
-        except requests.RequestException as error:
+        except OSError as error:  # requests' own errors are of this kind, as is a full disk
             raise UserError(
-                f"checkpoint {path.name} could not be downloaded from {source.url} ({type(error).__name__}); "
+                f"checkpoint {path.name} could not be downloaded from {source.url} ({_reason(error)}); "
                 "start again to go on where it stopped."
             ) from error
+        # an answer without a length may end early without an error
+        have = part.stat().st_size
+        if have < source.nbytes:
+            raise UserError(
+                f"checkpoint {path.name} came only to {have} of {source.nbytes} bytes; "
+                "start again to go on where it stopped."
+            )
     found = sha256_of(part)
     if found != source.sha256:
         part.unlink()
@@ -148,6 +153,11 @@ def download(source: Published, path: Path, progress: Progress | None = None) ->
             f"{source.sha256[:12]}…; it was removed."
         )
     os.replace(part, path)
+
+
+def _reason(error: OSError) -> str:
+    answer = getattr(error, "response", None)
+    return type(error).__name__ if answer is None else f"status {answer.status_code}"
 
 
 def _fetch(source: Published, part: Path, have: int, progress: Progress | None) -> None:
@@ -193,14 +203,16 @@ def load_network(path: Path, image_size: int | None = None) -> tuple[Checkpoint,
     if not path.is_file():
         raise NotFound(f"checkpoint {path.name} is not there.")
     weights, metadata = _read(path)
-    architecture = _architecture(metadata, weights)
+    written = metadata.get("architecture")
+    architecture = recognise(weights) if written is None else Architecture.from_json(written)
     network = build(architecture, image_size)
     expected = {key: value.shape for key, value in network.state_dict().items()}
     wrong = [key for key in expected if key not in weights or weights[key].shape != expected[key]]
     wrong += sorted(set(weights) - set(expected))
     if wrong:
         raise UserError(
-            f"checkpoint {path.name} does not fit {architecture.name}: {wrong[0]} is missing or different."
+            f"checkpoint {path.name} does not fit {architecture.name[:80]}: "
+            f"{wrong[0][:80]} is missing or different."
         )
     network.load_state_dict(weights)
     return Checkpoint(path.stem, sha256_of(path)[:12], architecture), network
@@ -218,25 +230,16 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
             weights = torch.load(path, map_location="cpu", weights_only=True)
             if isinstance(weights, dict):
                 weights = weights.get("model", weights)
-    # what torch, zipfile and pickle raise on damaged files is not written down anywhere
-    except (safetensors.SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile, *BROKEN) as error:
+    # what torch, zipfile, pickle and safetensors raise on damaged files is not written down anywhere
+    except Exception as error:
         raise UserError(f"checkpoint {path.name} is not readable: it is damaged or no checkpoint.") from error
     if (
         not isinstance(weights, dict)
         or not weights
-        or not all(isinstance(value, torch.Tensor) for value in weights.values())
+        or not all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in weights.items())
     ):
         raise UserError(f"checkpoint {path.name} holds no network weights.")
     return {key: value.float() for key, value in weights.items()}, metadata
-
-
-def _architecture(metadata: dict[str, str], weights: dict[str, torch.Tensor]) -> Architecture:
-    if "architecture" in metadata:
-        return Architecture.from_json(metadata["architecture"])
-    patch = weights.get("image_encoder.trunk.patch_embed.proj.weight")
-    if patch is not None and patch.shape[0] == NANO.embed_dim:
-        return NANO
-    return recognise(weights)
 
 
 def save_checkpoint(
@@ -250,6 +253,7 @@ def save_checkpoint(
         More to keep beside the weights, as text.
     """
     half = {key: value.detach().to("cpu", torch.float16).contiguous() for key, value in weights.items()}
+    data = safetensors.torch.save(half, {"architecture": architecture.to_json(), **metadata})
     part = path.with_suffix(".part")
-    safetensors.torch.save_file(half, part, {"architecture": architecture.to_json(), **metadata})
+    part.write_bytes(data)  # safetensors' own writing makes files that only their owner can read
     os.replace(part, path)

@@ -46,7 +46,7 @@ def signature(pixels: np.ndarray, *context: object) -> str:
     """
     digest = hashlib.blake2b(digest_size=20)
     digest.update(repr((pixels.shape, *context)).encode())
-    digest.update(np.ascontiguousarray(pixels))
+    digest.update(np.ascontiguousarray(pixels).data)
     return digest.hexdigest()
 
 

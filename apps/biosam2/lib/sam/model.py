@@ -49,6 +49,7 @@ class Model:
         self.encoded = 0  # pictures that had to be encoded since the model was loaded
         self._positions: list[torch.Tensor] | None = None
         self._answers: OrderedDict[tuple, tuple[torch.Tensor, float]] = OrderedDict()
+        self._answers_lock = threading.Lock()
 
     @property
     def size(self) -> int:
@@ -87,12 +88,16 @@ class Model:
         if found is not None:
             return found, True
         with self.running():
+            # whoever had the network before may have asked for the same picture
+            found = self.cache.get(key)
+            if found is not None:
+                return found, True
             out = self.network.forward_image(square(pixels, self.size).to(self.device))
             if self._positions is None:
                 self._positions = out["vision_pos_enc"]
             self.encoded += 1
-        embedding = Embedding(tuple(out["backbone_fpn"]), key)
-        self.cache.put(embedding)
+            embedding = Embedding(tuple(out["backbone_fpn"]), key)
+            self.cache.put(embedding)
         return embedding, False
 
     def flat(self, embedding: Embedding) -> tuple[list[torch.Tensor], list[torch.Tensor], list[tuple]]:
@@ -105,15 +110,18 @@ class Model:
 
     def recall(self, key: tuple) -> tuple[torch.Tensor, float] | None:
         """The mask logits and the score that were remembered under a key."""
-        found = self._answers.get(key)
-        if found is not None:
-            self._answers.move_to_end(key)
-        return found
+        with self._answers_lock:
+            found = self._answers.get(key)
+            if found is not None:
+                self._answers.move_to_end(key)
+            return found
 
     def remember(self, key: tuple, logits: torch.Tensor, score: float) -> None:
-        self._answers[key] = (logits, score)
-        while len(self._answers) > MAX_ANSWERS:
-            self._answers.popitem(last=False)
+        """Keep an answer for `recall`; the least recently used of more than `MAX_ANSWERS` goes."""
+        with self._answers_lock:
+            self._answers[key] = (logits, score)
+            while len(self._answers) > MAX_ANSWERS:
+                self._answers.popitem(last=False)
 
 
 def square(pixels: np.ndarray, size: int) -> torch.Tensor:
@@ -129,9 +137,7 @@ def square(pixels: np.ndarray, size: int) -> torch.Tensor:
     """
     picture = torch.from_numpy(np.ascontiguousarray(pixels)).float().div_(255)
     picture = picture[None] if picture.ndim == 2 else picture.movedim(-1, 0)
-    picture = F.interpolate(
-        picture[None], (size, size), mode="bilinear", align_corners=False, antialias=True
-    )
+    picture = F.interpolate(picture[None], (size, size), mode="bilinear", align_corners=False, antialias=True)
     # gray is repeated after the scaling, which is a third of the work
     mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
     return (picture.expand(1, 3, size, size) - mean) / std
@@ -155,6 +161,13 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def default_cache_bytes(device: torch.device) -> int:
+    """Half a gigabyte of a CPU's memory (30 slices at 1024), or a quarter of what is free on a GPU."""
+    if device.type != "cuda":
+        return 500_000_000
+    return torch.cuda.mem_get_info(device)[0] // 4
+
+
 class ModelSlot:
     """The served model of a checkpoint file; a new file there is picked up at the next request.
 
@@ -162,13 +175,17 @@ class ModelSlot:
     ----------
     path : Path
     device : str
-    cache_bytes : int
+    cache_bytes : int, optional
+        Budget of the embedding cache; left out, what suits the device.
     image_size : int, optional
     """
 
-    def __init__(self, path: Path, device: str, cache_bytes: int, image_size: int | None = None) -> None:
-        self.path, self.cache_bytes, self.image_size = path, cache_bytes, image_size
+    def __init__(
+        self, path: Path, device: str, cache_bytes: int | None = None, image_size: int | None = None
+    ) -> None:
+        self.path, self.image_size = path, image_size
         self.device = choose_device(device)
+        self.cache_bytes = default_cache_bytes(self.device) if cache_bytes is None else cache_bytes
         self._lock = threading.Lock()
         self._stamp = self._stamp_now()
         self._model = self._load()
@@ -186,7 +203,8 @@ class ModelSlot:
                 try:
                     self._model = self._load()
                     logger.info("now serving %s", self._model.checkpoint)
-                except UserError as error:
+                # the file may also go away meanwhile, or the device have no room for a second network
+                except (UserError, OSError, RuntimeError) as error:
                     logger.error("the new checkpoint is not used, the old one stays: %s", error)
             return self._model
 

@@ -8,8 +8,10 @@ architecture in its own metadata without naming Python classes to import.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
 
 import torch
 from sam2.modeling.backbones.hieradet import Hiera
@@ -17,12 +19,15 @@ from sam2.modeling.backbones.image_encoder import FpnNeck, ImageEncoder
 from sam2.modeling.memory_attention import MemoryAttention, MemoryAttentionLayer
 from sam2.modeling.memory_encoder import CXBlock, Fuser, MaskDownSampler, MemoryEncoder
 from sam2.modeling.position_encoding import PositionEmbeddingSine
-from sam2.modeling.sam2_base import SAM2Base
 from sam2.modeling.sam.transformer import RoPEAttention
+from sam2.modeling.sam2_base import SAM2Base
 
 from lib.errors import UserError
 
 BACKBONE_STRIDE = 16
+MAX_CONDITIONING = 16  # prompted slices that another one attends to, the nearest ones
+MAX_IMAGE_SIZE = 2048
+MAX_TRUNK_PARAMETERS = 500_000_000  # hiera_large has 213 million
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,38 @@ class Architecture:
     image_size: int = 1024
     sam21: bool = True
 
+    def __post_init__(self) -> None:
+        """Refuse what sam2 cannot build, and what no published network comes near: a file must not make
+        the server allocate more than it holds itself."""
+        counts = {
+            "embed_dim": (self.embed_dim, 512),
+            "num_heads": (self.num_heads, 64),
+            "d_model": (self.d_model, 512),
+            "mem_dim": (self.mem_dim, 512),
+            "memory_layers": (self.memory_layers, 16),
+            "memory_feedforward": (self.memory_feedforward, 8192),
+            "image_size": (self.image_size, MAX_IMAGE_SIZE),
+        }
+        for name, (value, most) in counts.items():
+            if type(value) is not int or not 1 <= value <= most:
+                raise ValueError(f"{name} must be 1 to {most}")
+        sequences = {
+            "stages": (self.stages, 4, 64),
+            "window_spec": (self.window_spec, 4, 64),
+            "pos_embed_size": (self.pos_embed_size, 2, 64),
+            "global_att_blocks": (self.global_att_blocks, len(self.global_att_blocks), 255),
+        }
+        for name, (values, length, most) in sequences.items():
+            if len(values) != length or not all(type(v) is int and 1 <= v <= most for v in values):
+                raise ValueError(f"{name} must be {length} numbers from 1 to {most}")
+        if not isinstance(self.name, str) or type(self.sam21) is not bool:
+            raise ValueError("name must be text and sam21 true or false")
+        if self.embed_dim % self.num_heads or self.mem_dim % 32 or self.d_model % self.mem_dim:
+            raise ValueError("num_heads must divide embed_dim, 32 mem_dim, and mem_dim d_model")
+        widths = zip(self.stages, reversed(self.backbone_channels), strict=True)
+        if sum(12 * count * width**2 for count, width in widths) > MAX_TRUNK_PARAMETERS:
+            raise ValueError("the image encoder is larger than any known")
+
     @property
     def backbone_channels(self) -> list[int]:
         """Channels of the trunk's stages, deepest first."""
@@ -66,12 +103,13 @@ class Architecture:
             If the text is not an architecture.
         """
         try:
-            values = json.loads(text)
+            values: dict[str, Any] = json.loads(text)
             known = {f.name for f in fields(cls)}
             if not isinstance(values, dict) or set(values) - known:
                 raise ValueError("unknown fields")
-            return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-        except (ValueError, TypeError) as error:
+            fixed: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+            return cls(**fixed)
+        except (ValueError, TypeError, RecursionError) as error:
             raise UserError(f"The checkpoint's architecture is not readable: {str(error)[:80]}.") from error
 
 
@@ -102,7 +140,7 @@ PUBLISHED = {
 
 
 def recognise(weights: Mapping[str, torch.Tensor]) -> Architecture:
-    """The published architecture a state dict belongs to, by its tensors' shapes.
+    """The architecture of the published ones, or the embedded one, that a state dict has, by its shapes.
 
     Parameters
     ----------
@@ -115,17 +153,15 @@ def recognise(weights: Mapping[str, torch.Tensor]) -> Architecture:
         If the weights are not those of a SAM 2 network we know.
     """
     patch = weights.get("image_encoder.trunk.patch_embed.proj.weight")
-    prefix = "image_encoder.trunk.blocks."
-    depth = 1 + max((int(k[len(prefix) :].split(".")[0]) for k in weights if k.startswith(prefix)), default=-1)
-    for architecture in PUBLISHED.values():
-        if (
-            patch is not None
-            and patch.shape[0] == architecture.embed_dim
-            and depth == sum(architecture.stages)
-        ):
-            return replace(architecture, sam21="no_obj_embed_spatial" in weights)
-    width = "no patch embedding" if patch is None else f"width {patch.shape[0]}"
-    raise UserError(f"The checkpoint holds no SAM 2 network that is known here ({width}, {depth} blocks).")
+    found = "no patch embedding"
+    blocks = [re.match(r"image_encoder\.trunk\.blocks\.(\d{1,4})\.", key) for key in weights]
+    depth = 1 + max((int(block[1]) for block in blocks if block), default=-1)
+    if patch is not None and patch.ndim == 4:
+        found = f"width {patch.shape[0]}"
+        for architecture in (NANO, *PUBLISHED.values()):
+            if patch.shape[0] == architecture.embed_dim and depth == sum(architecture.stages):
+                return replace(architecture, sam21="no_obj_embed_spatial" in weights)
+    raise UserError(f"The checkpoint holds no SAM 2 network that is known here ({found}, {depth} blocks).")
 
 
 def build(architecture: Architecture, image_size: int | None = None) -> SAM2Base:
@@ -135,19 +171,24 @@ def build(architecture: Architecture, image_size: int | None = None) -> SAM2Base
     ----------
     architecture : Architecture
     image_size : int, optional
-        Side in pixels of the square it looks at, a multiple of 32; the architecture's own when left out.
-        The same weights serve every size: only the rotary tables of the memory attention follow it.
+        Side in pixels of the square it looks at, a multiple of 32 up to 2048; the architecture's own when
+        left out. The same weights serve every size: only the rotary tables of the memory attention follow it.
 
     Returns
     -------
     SAM2Base
         With upstream's inference switches (`build_sam2(apply_postprocessing=True)`), except the hole filling
         that needs a CUDA extension.
+
+    Raises
+    ------
+    UserError
+        If `image_size` is not such a side.
     """
     a = architecture
-    size = image_size or a.image_size
-    if size % 32:
-        raise UserError(f"image_size must be a multiple of 32, not {size}.")
+    size = a.image_size if image_size is None else image_size
+    if size % 32 or not 32 <= size <= MAX_IMAGE_SIZE:
+        raise UserError(f"image_size must be a multiple of 32 from 32 to {MAX_IMAGE_SIZE}, not {size}.")
     grid = size // BACKBONE_STRIDE
 
     def rope(**more) -> RoPEAttention:
@@ -202,6 +243,8 @@ def build(architecture: Architecture, image_size: int | None = None) -> SAM2Base
             fuser=Fuser(CXBlock(dim=a.d_model, kernel_size=7, padding=3, use_dwconv=True), num_layers=2),
         ),
         num_maskmem=7,
+        # upstream attends to every prompted slice; a starting mask can prompt hundreds
+        max_cond_frames_in_attn=MAX_CONDITIONING,
         image_size=size,
         sigmoid_scale_for_mem_enc=20.0,
         sigmoid_bias_for_mem_enc=-10.0,

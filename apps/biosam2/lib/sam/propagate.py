@@ -17,7 +17,19 @@ from lib.prompts.prompts import Direction, SlicePrompts
 from lib.sam import zoom
 from lib.sam.embeddings import Embedding
 from lib.sam.model import Model
-from lib.sam.segment import CLAMP, picture, segment, to_points, to_slice, to_square
+from lib.sam.segment import (
+    CLAMP,
+    Segmentation,
+    first_view,
+    picture,
+    pointed_at,
+    segment,
+    steps,
+    to_logits,
+    to_points,
+    to_slice,
+    to_square,
+)
 from lib.sam.zoom import View
 
 Planes = Callable[[int], np.ndarray]
@@ -39,14 +51,28 @@ class Target:
     Attributes
     ----------
     prompts : dict of int to SlicePrompts
-        By slice index.
+        By slice index, in any order.
     first, last : int
         The slices it may be on, inclusive.
+
+    Raises
+    ------
+    ValueError
+        If a prompt is not on these slices or empty, or no prompt says where the structure is. `Prompts`
+        refuses that with a sentence for the person; here it is an error in our code.
     """
 
     prompts: dict[int, SlicePrompts]
     first: int
     last: int
+
+    def __post_init__(self) -> None:
+        if not all(self.first <= index <= self.last for index in self.prompts):
+            raise ValueError(f"prompts on slices {sorted(self.prompts)} not in {self.first} to {self.last}")
+        if any(p.is_empty for p in self.prompts.values()):
+            raise ValueError("a slice without a prompt among the prompted ones")
+        if all(pointed_at(p) is None for p in self.prompts.values()):
+            raise ValueError("no prompt says where the structure is")
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,9 +97,9 @@ def propagate(
 ) -> Iterator[SliceMask]:
     """Follow each structure from its prompted slices through its range.
 
-    The first slice with a prompt, and every one with a box or a mask, stands by itself, as in SAM 2's first
-    interaction. Clicks on further slices are corrections: they are read with the memory of the others, and
-    then count as prompted themselves. Between two prompted slices each reaches to the middle.
+    Every slice with a box or a mask, or else the first one with a positive click, stands by itself, as in
+    SAM 2's first interaction. Clicks on further slices are corrections: they are read with the memory of the
+    others, and then count as prompted themselves. Between two prompted slices each reaches to the middle.
 
     Parameters
     ----------
@@ -155,34 +181,35 @@ class _Memory:
     def forget(self, index: int) -> None:
         """Drop what no slice after `index` can reach; the ways from prompted slices start near them."""
         anchors = [index, *self.conditioning]
-        for other in [i for i in self.recent if all(abs(i - anchor) > REACH for anchor in anchors)]:
-            del self.recent[other]
+        self.recent = {
+            i: output for i, output in self.recent.items() if any(abs(i - a) <= REACH for a in anchors)
+        }
 
 
 class _Tracker:
     """One structure on its way through the slices."""
 
-    def __init__(
-        self, model: Model, planes: Planes, count: int, target: Target, use_zoom: bool
-    ) -> None:
+    def __init__(self, model: Model, planes: Planes, count: int, target: Target, use_zoom: bool) -> None:
         self.model, self.planes, self.count = model, planes, count
-        self.target, self.use_zoom = target, use_zoom
-        plane = planes(next(iter(target.prompts)))
+        self.use_zoom = use_zoom
+        self.prompts = dict(sorted(target.prompts.items()))
+        plane = planes(next(iter(self.prompts)))
         self.shape = (plane.shape[0], plane.shape[1])
         self.prompted: dict[int, np.ndarray] = {}
         self.previous: tuple[int, np.ndarray] | None = None
         # one way through the slices may need another view than the other
         self.memory = _Memory(zoom.whole(self.shape))
+        self.memory_positions: list[torch.Tensor] | None = None
 
     def start(self, check: Callable[[], None]) -> Iterator[tuple[int, np.ndarray, float]]:
         """Do the prompted slices, those that stand by themselves first; yields index, mask, score."""
-        prompts = self.target.prompts
+        prompts = self.prompts
         own = [i for i, p in prompts.items() if p.box is not None or p.mask is not None]
         own = own or [next(i for i, p in prompts.items() if p.positive.any())]
         looks = {}
         for index in own:
             check()
-            looks[index] = segment(self.model, self.planes(index), prompts[index], self.use_zoom)
+            looks[index] = self._look_alone(index)
         self.memory.view = self._choose_view(looks)
         for index, look in looks.items():
             if look.view == self.memory.view:
@@ -202,7 +229,11 @@ class _Tracker:
     def track(self, index: int, backwards: bool) -> tuple[np.ndarray, float]:
         """The next slice on the way: its mask (bool, (A, B)) and score."""
         mask, score, output = self._look(index, backwards)
-        wider = zoom.wider_look(self.memory.view, mask, self.model.size) if self.use_zoom else None
+        wider = None
+        if self.use_zoom:
+            # what is remembered must be in sight: the prompted slices tell what to follow
+            known = zoom.union(*(zoom.extent(prompted) for prompted in self.prompted.values()))
+            wider = zoom.wider_look(self.memory.view, mask, self.model.size, known)
         if wider is not None:
             self._move(wider, index + 1 if backwards else index - 1)
             mask, score, output = self._look(index, backwards)
@@ -216,23 +247,29 @@ class _Tracker:
         with self.model.running():
             output = self._step(embedding, index, backwards=backwards)
             mask = to_slice(output["pred_masks"], self.memory.view, self.shape) > 0
-            return mask, output["score"], _compact(output)
+            return mask, output["score"], self._compact(output)
 
-    def _choose_view(self, looks: dict) -> View:
-        """One view that holds the structure on all slices that stand by themselves."""
+    def _look_alone(self, index: int) -> Segmentation:
+        """A slice that stands by itself; a mask without clicks is the person's answer, not a question."""
+        prompts = self.prompts[index]
+        if prompts.mask is not None and prompts.box is None and not len(prompts.points):
+            view = first_view(prompts, self.shape, self.model.size)
+            return Segmentation(prompts.mask, 1.0, view, cached=True)
+        return segment(self.model, self.planes(index), prompts, self.use_zoom)
+
+    def _choose_view(self, looks: dict[int, Segmentation]) -> View:
+        """One view that holds the structure, and what was pointed at, on all prompted slices."""
         if not self.use_zoom or any(look.view.is_whole(self.shape) for look in looks.values()):
             return zoom.whole(self.shape)
-        found = [zoom.extent(look.mask) for look in looks.values()]
-        corners = [c for c in found if c is not None]
-        if len(looks) == 1 or not corners:
-            only = next(iter(looks.values()))
-            if not corners:
-                return only.view
-            extent = float((corners[0][1] - corners[0][0]).max()) + 1
-            if only.view.side >= VIEW_MARGIN * zoom.MARGIN * extent:
-                return only.view
-        low, high = np.min([c[0] for c in corners], axis=0), np.max([c[1] for c in corners], axis=0)
+        found = zoom.union(*(zoom.extent(look.mask) for look in looks.values()))
+        corners = zoom.union(found, *(pointed_at(prompts) for prompts in self.prompts.values()))
+        if corners is None:  # `Target` refuses prompts that point at nothing
+            return zoom.whole(self.shape)
+        low, high = corners
         reach = VIEW_MARGIN * zoom.MARGIN * (float((high - low).max()) + 1)
+        only = next(iter(looks.values())).view
+        if len(looks) == 1 and only.contains(low, high) and (found is None or only.side >= reach):
+            return only
         return zoom.around(low, high, self.shape, self.model.size, least=reach)
 
     def _move(self, view: View, last_index: int) -> None:
@@ -289,41 +326,64 @@ class _Tracker:
 
     def _condition_on_points(self, index: int, prompts: SlicePrompts) -> tuple[np.ndarray, float]:
         """Prompt a slice by itself; clicks are played one by one, each with the mask before it."""
+        points, labels = to_points(prompts, self.memory.view, self.model.size)
+        if prompts.mask is not None and not len(points):
+            self._condition_on_mask(index, prompts.mask)
+            return prompts.mask, 1.0
+        previous = None
+        if prompts.mask is not None:
+            previous = to_logits(prompts.mask, self.memory.view, self.model.size)
         embedding = self._embed(index)
         with self.model.running():
-            if prompts.mask is not None and not len(prompts.points) and prompts.box is None:
-                self._condition_on_mask(index, prompts.mask)
-                return prompts.mask, 1.0
-            output = self._interact(embedding, index, prompts, previous=None, alone=True)
+            output = self._interact(embedding, index, points, labels, steps(prompts, len(points)), previous)
             return self._keep_prompted(embedding, index, output)
 
     def _correct(self, index: int, prompts: SlicePrompts) -> tuple[np.ndarray, float]:
         """Clicks on a further slice: read with what is remembered, then remembered as prompted."""
         backwards = index < min(self.prompted)
+        points, labels = to_points(prompts, self.memory.view, self.model.size)
         embedding = self._embed(index)
         with self.model.running():
-            before = self._step(embedding, index, backwards=backwards, remember=False)["pred_masks"]
-            # an absent structure leaves logits that no click could lift: then the click starts afresh
-            previous = before.clamp(-CLAMP, CLAMP) if bool((before > 0).any()) else None
-            output = self._interact(
-                embedding, index, prompts, previous=previous, alone=False, backwards=backwards
-            )
+            output = self._step(embedding, index, backwards=backwards, remember=False)
+            present = bool((output["pred_masks"] > 0).any())
+            # clicks beside a structure that is absent, or beside the view, have nothing to take away
+            if len(points) and (present or prompts.positive.any()):
+                # an absent structure leaves logits that no click could lift: then the click starts afresh
+                previous = output["pred_masks"].clamp(-CLAMP, CLAMP) if present else None
+                counts = steps(prompts, len(points))
+                output = self._interact(
+                    embedding, index, points, labels, counts, previous, alone=False, backwards=backwards
+                )
             return self._keep_prompted(embedding, index, output)
 
-    def _interact(self, embedding: Embedding, index: int, prompts: SlicePrompts, previous, **how) -> dict:
-        points, labels = to_points(prompts, self.memory.view, self.model.size)
-        if prompts.mask is not None:
-            previous = (to_square(prompts.mask, self.memory.view, self.model.size // 4) - 0.5) * 20
-        first = 2 if prompts.box is not None else 1
+    def _interact(
+        self,
+        embedding: Embedding,
+        index: int,
+        points: np.ndarray,
+        labels: np.ndarray,
+        counts: range,
+        previous: torch.Tensor | None,
+        alone: bool = True,
+        backwards: bool = False,
+    ) -> dict:
+        """The answer to labelled points, given in steps of `counts` points, each with the mask before it."""
+        device = self.model.device
         output: dict = {}
-        for count in range(min(first, len(points)), len(points) + 1):
+        for count in counts:
             given = {
-                "point_coords": torch.from_numpy(points[:count])[None].to(self.model.device),
-                "point_labels": torch.from_numpy(labels[:count])[None].to(self.model.device),
+                "point_coords": torch.from_numpy(points[:count])[None].to(device),
+                "point_labels": torch.from_numpy(labels[:count])[None].to(device),
             }
-            if previous is not None:
-                previous = previous.to(self.model.device)
-            output = self._step(embedding, index, given, previous=previous, remember=False, **how)
+            output = self._step(
+                embedding,
+                index,
+                given,
+                previous=None if previous is None else previous.to(device),
+                alone=alone,
+                backwards=backwards,
+                remember=False,
+            )
             previous = output["pred_masks"].clamp(-CLAMP, CLAMP)
         return output
 
@@ -341,7 +401,7 @@ class _Tracker:
             is_mask_from_pts=True,
         )
         output |= {"maskmem_features": memory, "maskmem_pos_enc": positions}
-        self.memory.conditioning[index] = _compact(output)
+        self.memory.conditioning[index] = self._compact(output)
         mask = to_slice(output["pred_masks"], self.memory.view, self.shape) > 0
         return mask, output["score"]
 
@@ -350,13 +410,17 @@ class _Tracker:
         with self.model.running():
             shape = (to_square(mask, self.memory.view, self.model.size) >= 0.5).float().to(self.model.device)
             output = self._step(embedding, index, mask=shape, alone=True)
-            self.memory.conditioning[index] = _compact(output)
+            self.memory.conditioning[index] = self._compact(output)
 
+    def _compact(self, output: dict) -> dict:
+        """What later slices need of an answer, as sam2's video predictor keeps it (bf16 memory).
 
-def _compact(output: dict) -> dict:
-    """What later slices need of an answer, as sam2's video predictor keeps it (bf16 memory)."""
-    return {
-        "maskmem_features": output["maskmem_features"].to(torch.bfloat16),
-        "maskmem_pos_enc": output["maskmem_pos_enc"],
-        "obj_ptr": output["obj_ptr"],
-    }
+        The positions of a memory follow from the network's input size alone: one copy serves all.
+        """
+        if self.memory_positions is None:
+            self.memory_positions = output["maskmem_pos_enc"]
+        return {
+            "maskmem_features": output["maskmem_features"].to(torch.bfloat16),
+            "maskmem_pos_enc": self.memory_positions,
+            "obj_ptr": output["obj_ptr"],
+        }

@@ -17,7 +17,7 @@ from lib.prompts.prompts import SlicePrompts
 from lib.sam import zoom
 from lib.sam.embeddings import Embedding
 from lib.sam.model import Model
-from lib.sam.zoom import View
+from lib.sam.zoom import Corners, View
 
 # labels of sam2's prompt encoder
 NEGATIVE, POSITIVE, BOX_LOW, BOX_HIGH = 0, 1, 2, 3
@@ -67,7 +67,8 @@ def segment(model: Model, plane: np.ndarray, prompts: SlicePrompts, use_zoom: bo
         Look at what the prompts point to; otherwise always at the whole slice.
     """
     shape = (plane.shape[0], plane.shape[1])
-    view = _first_view(prompts, shape, model.size) if use_zoom else zoom.whole(shape)
+    view = first_view(prompts, shape, model.size) if use_zoom else zoom.whole(shape)
+    keep = pointed_at(prompts)
     looks, cached = 0, True
     while True:
         decoded, hit = decode_in_view(model, plane, prompts, view)
@@ -76,12 +77,10 @@ def segment(model: Model, plane: np.ndarray, prompts: SlicePrompts, use_zoom: bo
         looks += 1
         if not use_zoom or looks == 4:
             break
-        next_view = zoom.wider_look(view, mask, model.size)
+        next_view = zoom.wider_look(view, mask, model.size, keep)
         # a box says how big the structure is, and after growing there is nothing to zoom back into
         if next_view is None and prompts.box is None and looks == 1:
-            next_view = zoom.closer_look(view, mask, model.size)
-            if next_view is not None and not _holds_clicks(next_view, prompts):
-                next_view = None
+            next_view = zoom.closer_look(view, mask, model.size, keep)
         if next_view is None or next_view == view:
             break
         view = next_view
@@ -94,16 +93,23 @@ def decode_in_view(
     """The decoder's answer for prompts seen in a view; the second value tells whether the view was cached.
 
     The clicks are played one by one, each with the mask of those before it, which is how SAM 2 is trained to
-    be corrected. Earlier steps are remembered, so a new click costs one decode.
+    be corrected. Earlier steps are remembered, so a new click costs one decode. Clicks outside the view are
+    left out.
+
+    Raises
+    ------
+    ValueError
+        If the view shows none of the prompts.
     """
     embedding, hit = model.embed(picture(plane, view))
     points, labels = to_points(prompts, view, model.size)
     logits = None if prompts.mask is None else to_logits(prompts.mask, view, model.size)
-    given = b"" if prompts.mask is None else hashlib.blake2b(prompts.mask.tobytes()).digest()
-    boxed = 2 if prompts.box is not None else 0
-    first = boxed if boxed or (logits is not None and not len(points)) else 1
+    if not len(points) and logits is None:
+        raise ValueError("there is no prompt in this view of the slice")
+    # the same pixels may lie under another part of a mask: only the part in the view tells answers apart
+    given = b"" if logits is None else hashlib.blake2b(logits.numpy().data).digest()
     decoded: Decoded | None = None
-    for count in range(min(first, len(points)), len(points) + 1) if len(points) else [0]:
+    for count in steps(prompts, len(points)):
         key = (embedding.key, given, points[:count].tobytes(), labels[:count].tobytes())
         remembered = model.recall(key)
         if remembered is not None:
@@ -112,9 +118,14 @@ def decode_in_view(
             decoded = _decode(model, embedding, points[:count], labels[:count], logits)
             model.remember(key, decoded.logits, decoded.score)
         logits = decoded.logits.clamp(-CLAMP, CLAMP)
-    if decoded is None:
-        raise ValueError("there is no prompt on this slice")
+    assert decoded is not None  # there is always one step
     return decoded, hit
+
+
+def steps(prompts: SlicePrompts, count: int) -> range:
+    """How many of `count` labelled points are given at each step: the box at once, then click by click."""
+    first = 2 if prompts.box is not None else min(count, 1)
+    return range(first, count + 1)
 
 
 def picture(plane: np.ndarray, view: View) -> np.ndarray:
@@ -202,30 +213,21 @@ def _decode(
         return Decoded(logits[:, best : best + 1].float(), float(scores[0, best]))
 
 
-def _first_view(prompts: SlicePrompts, shape: tuple[int, int], size: int) -> View:
+def first_view(prompts: SlicePrompts, shape: tuple[int, int], size: int) -> View:
     """Where to look first, from the prompts alone."""
-    corners = [c for c in (_box_corners(prompts), _mask_corners(prompts)) if c is not None]
-    clicks = prompts.points[prompts.positive]
-    if len(clicks):
-        corners.append((clicks.min(0), clicks.max(0)))
-    if not corners:  # only background clicks: nothing says where the structure is
+    corners = pointed_at(prompts)
+    if corners is None:  # only background clicks: nothing says where the structure is
         return zoom.whole(shape)
-    low, high = np.min([c[0] for c in corners], axis=0), np.max([c[1] for c in corners], axis=0)
     if prompts.box is None and prompts.mask is None:
-        return zoom.first_look(low, high, shape, size)
-    return zoom.around(low, high, shape, size)
+        return zoom.first_look(*corners, shape, size)
+    return zoom.around(*corners, shape, size)
 
 
-def _box_corners(prompts: SlicePrompts) -> tuple[np.ndarray, np.ndarray] | None:
-    if prompts.box is None:
-        return None
-    return np.array(prompts.box[:2]), np.array(prompts.box[2:])
-
-
-def _mask_corners(prompts: SlicePrompts) -> tuple[np.ndarray, np.ndarray] | None:
-    return None if prompts.mask is None else zoom.extent(prompts.mask)
-
-
-def _holds_clicks(view: View, prompts: SlicePrompts) -> bool:
+def pointed_at(prompts: SlicePrompts) -> Corners | None:
+    """The corners (a, b) around box, mask and positive clicks; None when there are only negative clicks."""
     clicks = prompts.points[prompts.positive]
-    return all(view.contains(click, click) for click in clicks)
+    return zoom.union(
+        None if prompts.box is None else (np.array(prompts.box[:2]), np.array(prompts.box[2:])),
+        None if prompts.mask is None else zoom.extent(prompts.mask),
+        (clicks.min(0), clicks.max(0)) if len(clicks) else None,
+    )

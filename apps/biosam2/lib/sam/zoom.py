@@ -20,6 +20,9 @@ TOO_SMALL = 64
 MAX_ENLARGEMENT = 4
 MARGIN = 2.0  # side of the view over the extent of what is looked at
 
+# inclusive corners (a, b) of a box, low and high, voxel indices
+Corners = tuple[np.ndarray, np.ndarray]
+
 
 @dataclass(frozen=True)
 class View:
@@ -55,7 +58,15 @@ def whole(shape: tuple[int, int]) -> View:
     return View(0, 0, *shape)
 
 
-def extent(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+def union(*boxes: Corners | None) -> Corners | None:
+    """The corners around several boxes; None when there is no box."""
+    found = [box for box in boxes if box is not None]
+    if not found:
+        return None
+    return np.min([low for low, _ in found], axis=0), np.max([high for _, high in found], axis=0)
+
+
+def extent(mask: np.ndarray) -> Corners | None:
     """Inclusive corners (a, b) of a mask's bounding box; None when it is empty. `mask` is bool (A, B)."""
     a, b = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not len(a):
@@ -63,9 +74,7 @@ def extent(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     return np.array([a[0], b[0]], float), np.array([a[-1], b[-1]], float)
 
 
-def around(
-    low: np.ndarray, high: np.ndarray, shape: tuple[int, int], size: int, least: float = 0.0
-) -> View:
+def around(low: np.ndarray, high: np.ndarray, shape: tuple[int, int], size: int, least: float = 0.0) -> View:
     """The view of what lies between two corners.
 
     Parameters
@@ -107,7 +116,7 @@ def first_look(low: np.ndarray, high: np.ndarray, shape: tuple[int, int], size: 
     return around(low, high, shape, size, least=float(size))
 
 
-def closer_look(view: View, mask: np.ndarray, size: int) -> View | None:
+def closer_look(view: View, mask: np.ndarray, size: int, keep: Corners | None = None) -> View | None:
     """A closer view when the structure found is too small in this one; None when this one will do.
 
     Parameters
@@ -115,6 +124,8 @@ def closer_look(view: View, mask: np.ndarray, size: int) -> View | None:
     mask : ndarray of bool, (A, B), the whole slice
     size : int
         Side of the network's input, pixels.
+    keep : Corners, optional
+        What the closer view must hold besides the structure: the prompts.
     """
     corners = extent(mask)
     if corners is None:
@@ -122,19 +133,24 @@ def closer_look(view: View, mask: np.ndarray, size: int) -> View | None:
     seen = (float(max(corners[1] - corners[0])) + 1) * size / view.side
     if seen >= TOO_SMALL:
         return None
-    closer = around(*corners, mask.shape, size)
+    low, high = union(corners, keep) or corners
+    closer = around(low, high, _shape(mask), size)
     return closer if closer.side <= view.side / 2 else None
 
 
-def wider_look(view: View, mask: np.ndarray, size: int) -> View | None:
+def wider_look(view: View, mask: np.ndarray, size: int, keep: Corners | None = None) -> View | None:
     """A wider view when the mask runs into the border of this one (not of the slice); None when it does not.
 
     Parameters
     ----------
     mask : ndarray of bool, (A, B), the whole slice
+    size : int
+        Side of the network's input, pixels.
+    keep : Corners, optional
+        What the wider view must hold besides the mask: the prompts, or the structure on other slices.
     """
     corners = extent(mask)
-    shape = mask.shape
+    shape = _shape(mask)
     if corners is None or view.is_whole(shape):
         return None
     low, high = corners
@@ -144,7 +160,14 @@ def wider_look(view: View, mask: np.ndarray, size: int) -> View | None:
         or (high[0] >= view.a0 + view.na - 1 and view.a0 + view.na < shape[0])
         or (high[1] >= view.b0 + view.nb - 1 and view.b0 + view.nb < shape[1])
     )
-    return around(low, high, shape, size, least=1.5 * view.side) if touches else None
+    if not touches:
+        return None
+    low, high = union(corners, keep) or corners
+    return around(low, high, shape, size, least=1.5 * view.side)
+
+
+def _shape(mask: np.ndarray) -> tuple[int, int]:
+    return mask.shape[0], mask.shape[1]
 
 
 def _step_up(side: float) -> int:

@@ -25,30 +25,31 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(UserError)
     def user_error(_: Request, error: UserError) -> JSONResponse:
-        return _plain(error.status, str(error))
+        return plain(error.status, str(error))
 
     @app.exception_handler(ImageNotFoundException)
     @app.exception_handler(LabelNotFoundException)
     def not_found(_: Request, error: MONAILabelException) -> JSONResponse:
-        return _plain(404, error.msg)
+        return plain(404, error.msg)
 
     @app.exception_handler(MONAILabelException)
     def monai_label_error(_: Request, error: MONAILabelException) -> JSONResponse:
-        return _plain(400 if error.error.name == "INVALID_INPUT" else 500, error.msg)
+        return plain(400 if error.error.name == "INVALID_INPUT" else 500, error.msg)
 
     @app.exception_handler(json.JSONDecodeError)
     def not_json(_: Request, error: json.JSONDecodeError) -> JSONResponse:
-        return _plain(400, f"params is not JSON ({error.msg} at character {error.pos}).")
+        return plain(400, f"params is not JSON ({error.msg} at character {error.pos}).")
 
     @app.exception_handler(RequestValidationError)
     def not_as_declared(_: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"][1:]) or str(first["loc"][0])
         given = "" if first["type"] == "missing" else f", not {str(first.get('input'))[:80]!r}"
-        return _plain(422, f"{field}: {first['msg']}{given}.")
+        return plain(422, f"{field}: {first['msg']}{given}.")
 
     app.middleware_stack = app.build_middleware_stack()
 
 
-def _plain(status: int, sentence: str) -> JSONResponse:
+def plain(status: int, sentence: str) -> JSONResponse:
+    """An error as every client of this server gets it."""
     return JSONResponse({"detail": sentence}, status_code=status)

@@ -12,7 +12,7 @@ from lib.trainers.pretrain import normalise
 
 
 def clip_loss(network: SAM2Base, images: torch.Tensor, masks: torch.Tensor, balance: float) -> torch.Tensor:
-    """Loss of a box or a click on the first slice and of the masks that the memory makes on the others.
+    """Loss of a box, click or mask on the first slice and of the masks that the memory makes on the others.
 
     Parameters
     ----------
@@ -34,6 +34,10 @@ def clip_loss(network: SAM2Base, images: torch.Tensor, masks: torch.Tensor, bala
         _, features, flat_positions, sizes = network._prepare_backbone_features(
             {"backbone_fpn": [level[:, t] for level in levels], "vision_pos_enc": positions}
         )
+        high = [level[:, t] for level in levels[:-1]]
+        if t == 0 and torch.rand(()) < 0.35:
+            outputs["cond_frame_outputs"][0] = _remember_mask(network, features, sizes, high, truth)
+            continue
         fused = network._prepare_memory_conditioned_features(
             frame_idx=t,
             is_init_cond_frame=t == 0,
@@ -45,7 +49,7 @@ def clip_loss(network: SAM2Base, images: torch.Tensor, masks: torch.Tensor, bala
         )
         points, labels, several = _prompt(truth, target, first=t == 0)
         logits, scores, tokens, score = _decode(
-            network, fused, [level[:, t] for level in levels[:-1]], points, labels, several
+            network, fused, high, points, labels, several
         )
         # a structure that is not there has no mask to learn, only its absence
         if present.any():
@@ -88,6 +92,14 @@ def _decode(network, fused, high, points, labels, several):
         high_res_features=high,
     )
     return logits.float(), scores.float(), tokens, score.float()
+
+
+def _remember_mask(network, features, sizes, high, truth: torch.Tensor) -> dict:
+    """Memory and object pointer of a slice whose mask was given (`SAM2VideoPredictor.add_new_mask`)."""
+    low = features[-1].permute(1, 2, 0).reshape(len(truth), -1, *sizes[-1])
+    answer = network._use_mask_as_output(low, high, truth[:, None].float())
+    memory, positions = network._encode_new_memory(features, sizes, answer[4], answer[6], is_mask_from_pts=False)
+    return {"maskmem_features": memory, "maskmem_pos_enc": positions, "obj_ptr": answer[5]}
 
 
 def _remember(network, features, sizes, logits, tokens, best, present) -> dict:

@@ -11,7 +11,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from lib.trainers.generated import acquire, generate_clip, generate_scene, is_seen
 
-VIEWS_PER_SCENE = 4  # a scene costs more than a look at it
+VIEWS_PER_SCENE = 6  # a scene costs more than a look at it
 
 
 class View(NamedTuple):
