@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 
+from lib.imaging.volume import load_volume
 from lib.imaging.window import PRESETS, Window, to_uint8
 from lib.trainers.generated import acquire, generate_scene, is_seen
 
@@ -54,7 +54,7 @@ def icbm_tissue(step: int = 8) -> Iterator[Case]:
 
     def read(kind: str) -> np.ndarray:
         path = folder / f"mni_icbm152_{kind}_tal_nlin_sym_09a_converted.nii.gz"
-        return np.asanyarray(nib.load(str(path)).dataobj)
+        return np.asarray(load_volume(Path(str(path))).voxels)
 
     image, grey, white = read("t1"), read("gm"), read("wm")
     tissue = grey.astype(int) + white > 127  # probabilities are 0 to 255
@@ -65,7 +65,7 @@ def icbm_tissue(step: int = 8) -> Iterator[Case]:
 
 
 def cranium_skull(archive: Path, step: int = 8) -> Iterator[Case]:
-    """Bone on axial slices of a head CT, above 300 HU (Debian package invesalius-examples, `Cranium.inv3`)."""
+    """Bone on axial slices of a head CT, above 300 HU (`Cranium.inv3` of Debian's invesalius-examples)."""
     with tempfile.TemporaryDirectory() as folder, tarfile.open(archive) as tar:
         member = next(m for m in tar.getmembers() if m.name.endswith("matrix.dat"))
         tar.extract(member, folder, filter="data")

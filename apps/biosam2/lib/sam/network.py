@@ -36,7 +36,8 @@ class Architecture:
 
     The values of the published networks are those of `sam2/configs/sam2.1/*.yaml`. `image_size` is the side,
     in pixels, of the square the network looks at; `sam21` tells SAM 2.1 from SAM 2 (three switches and the
-    parameters behind them).
+    parameters behind them). `draws_prompts` tells that prompts are also drawn into the mask prompt
+    (`lib.sam.drawing`), which no published network expects.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Architecture:
     memory_feedforward: int = 2048
     image_size: int = 1024
     sam21: bool = True
+    draws_prompts: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what sam2 cannot build, and what no published network comes near: a file must not make
@@ -77,8 +79,10 @@ class Architecture:
         for name, (values, length, most) in sequences.items():
             if len(values) != length or not all(type(v) is int and 1 <= v <= most for v in values):
                 raise ValueError(f"{name} must be {length} numbers from 1 to {most}")
-        if not isinstance(self.name, str) or type(self.sam21) is not bool:
-            raise ValueError("name must be text and sam21 true or false")
+        if not isinstance(self.name, str):
+            raise ValueError("name must be text")
+        if type(self.sam21) is not bool or type(self.draws_prompts) is not bool:
+            raise ValueError("sam21 and draws_prompts must be true or false")
         if self.embed_dim % self.num_heads or self.mem_dim % 32 or self.d_model % self.mem_dim:
             raise ValueError("num_heads must divide embed_dim, 32 mem_dim, and mem_dim d_model")
         widths = zip(self.stages, reversed(self.backbone_channels), strict=True)
@@ -126,6 +130,7 @@ NANO = Architecture(
     memory_layers=2,
     memory_feedforward=512,
     image_size=256,
+    draws_prompts=True,
 )
 
 PUBLISHED = {

@@ -26,7 +26,9 @@ from lib.sam.segment import (
     segment,
     steps,
     to_logits,
+    to_mask_prompt,
     to_points,
+    to_prompt,
     to_slice,
     to_square,
 )
@@ -368,18 +370,14 @@ class _Tracker:
         backwards: bool = False,
     ) -> dict:
         """The answer to labelled points, given in steps of `counts` points, each with the mask before it."""
-        device = self.model.device
         output: dict = {}
         for count in counts:
-            given = {
-                "point_coords": torch.from_numpy(points[:count])[None].to(device),
-                "point_labels": torch.from_numpy(labels[:count])[None].to(device),
-            }
+            prompt = to_prompt(self.model, points[:count], labels[:count])
             output = self._step(
                 embedding,
                 index,
-                given,
-                previous=None if previous is None else previous.to(device),
+                {"point_coords": prompt[0], "point_labels": prompt[1]},
+                previous=to_mask_prompt(self.model, prompt, previous),
                 alone=alone,
                 backwards=backwards,
                 remember=False,

@@ -15,12 +15,11 @@ import torch.nn.functional as F
 
 from lib.prompts.prompts import SlicePrompts
 from lib.sam import zoom
+from lib.sam.drawing import BOX_HIGH, BOX_LOW, NEGATIVE, POSITIVE, draw
 from lib.sam.embeddings import Embedding
 from lib.sam.model import Model
 from lib.sam.zoom import Corners, View
 
-# labels of sam2's prompt encoder
-NEGATIVE, POSITIVE, BOX_LOW, BOX_HIGH = 0, 1, 2, 3
 MASK_LOGIT = 10.0  # a mask prompt as logits, as in SAM2Base._use_mask_as_output
 CLAMP = 32.0  # sam2's own limit for logits that are fed back
 
@@ -188,16 +187,9 @@ def _decode(
     network = model.network
     several = len(points) == 1 and mask_logits is None
     with model.running():
-        prompt = (
-            (
-                torch.from_numpy(points)[None].to(model.device),
-                torch.from_numpy(labels)[None].to(model.device),
-            )
-            if len(points)
-            else None
-        )
+        prompt = to_prompt(model, points, labels) if len(points) else None
         sparse, dense = network.sam_prompt_encoder(
-            points=prompt, boxes=None, masks=None if mask_logits is None else mask_logits.to(model.device)
+            points=prompt, boxes=None, masks=to_mask_prompt(model, prompt, mask_logits)
         )
         low = embedding.levels[-1] + network.no_mem_embed.view(1, -1, 1, 1)
         logits, scores, _, _ = network.sam_mask_decoder(
@@ -211,6 +203,21 @@ def _decode(
         )
         best = int(scores[0].argmax())
         return Decoded(logits[:, best : best + 1].float(), float(scores[0, best]))
+
+
+def to_prompt(model: Model, points: np.ndarray, labels: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """Labelled points as sam2's prompt encoder takes them: (1, N, 2) and (1, N) on the model's device."""
+    return torch.from_numpy(points)[None].to(model.device), torch.from_numpy(labels)[None].to(model.device)
+
+
+def to_mask_prompt(
+    model: Model, prompt: tuple[torch.Tensor, torch.Tensor] | None, logits: torch.Tensor | None
+) -> torch.Tensor | None:
+    """The mask prompt (1, 1, size/4, size/4): earlier logits, and the points where they are to be drawn."""
+    logits = None if logits is None else logits.to(model.device)
+    if prompt is None or not model.checkpoint.architecture.draws_prompts:
+        return logits
+    return draw(*prompt, model.size, logits)
 
 
 def first_view(prompts: SlicePrompts, shape: tuple[int, int], size: int) -> View:

@@ -1,4 +1,4 @@
-"""Training on clips: a prompt on the first slice, SAM 2's memory on the others, and slices without the structure."""
+"""Training on clips: a prompt on the first slice, SAM 2's memory on the others, some without it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from sam2.modeling.sam2_base import NO_OBJ_SCORE, SAM2Base
 
+from lib.sam.drawing import draw
 from lib.trainers import simulate
 from lib.trainers.losses import mask_loss, score_loss
 from lib.trainers.pretrain import normalise
@@ -48,9 +49,7 @@ def clip_loss(network: SAM2Base, images: torch.Tensor, masks: torch.Tensor, bala
             num_frames=frames,
         )
         points, labels, several = _prompt(truth, target, first=t == 0)
-        logits, scores, tokens, score = _decode(
-            network, fused, high, points, labels, several
-        )
+        logits, scores, tokens, score = _decode(network, fused, high, points, labels, several)
         # a structure that is not there has no mask to learn, only its absence
         if present.any():
             part, _ = score_loss(logits[present], scores[present], target[present], balance)
@@ -67,7 +66,9 @@ def clip_loss(network: SAM2Base, images: torch.Tensor, masks: torch.Tensor, bala
     return loss / frames
 
 
-def _prompt(truth: torch.Tensor, target: torch.Tensor, first: bool) -> tuple[torch.Tensor, torch.Tensor, bool]:
+def _prompt(
+    truth: torch.Tensor, target: torch.Tensor, first: bool
+) -> tuple[torch.Tensor, torch.Tensor, bool]:
     """Box or click on the first slice; on the others the empty point that sam2 fills in for no prompt."""
     count, size = truth.shape[0], truth.shape[-1]
     if not first:
@@ -80,8 +81,10 @@ def _prompt(truth: torch.Tensor, target: torch.Tensor, first: bool) -> tuple[tor
 
 
 def _decode(network, fused, high, points, labels, several):
-    """As `pretrain.decode`, with the mask tokens that become object pointers."""
-    sparse, dense = network.sam_prompt_encoder(points=(points, labels), boxes=None, masks=None)
+    """As `pretrain.decode`, with the mask tokens that become object pointers; no prompt draws nothing."""
+    asked = bool((labels >= 0).any())
+    mask = draw(points, labels, network.image_size) if asked else None
+    sparse, dense = network.sam_prompt_encoder(points=(points, labels), boxes=None, masks=mask)
     logits, scores, tokens, score = network.sam_mask_decoder(
         image_embeddings=fused,
         image_pe=network.sam_prompt_encoder.get_dense_pe(),
@@ -98,7 +101,9 @@ def _remember_mask(network, features, sizes, high, truth: torch.Tensor) -> dict:
     """Memory and object pointer of a slice whose mask was given (`SAM2VideoPredictor.add_new_mask`)."""
     low = features[-1].permute(1, 2, 0).reshape(len(truth), -1, *sizes[-1])
     answer = network._use_mask_as_output(low, high, truth[:, None].float())
-    memory, positions = network._encode_new_memory(features, sizes, answer[4], answer[6], is_mask_from_pts=False)
+    memory, positions = network._encode_new_memory(
+        features, sizes, answer[4], answer[6], is_mask_from_pts=False
+    )
     return {"maskmem_features": memory, "maskmem_pos_enc": positions, "obj_ptr": answer[5]}
 
 

@@ -86,7 +86,7 @@ def generate_clip(
     Returns
     -------
     images : list of ndarray uint8 (size, size, 3), one a slice
-    masks : list, one a structure, of lists of ndarray of bool (size, size), one a slice; empty where it is not
+    masks : list, one a structure, of lists of ndarray of bool (size, size), one a slice; empty where absent
     """
     count = int(rng.integers(3, 9))
     seeds = rng.integers(0, 2**31, count)
@@ -145,7 +145,9 @@ def acquire(
     if rng.random() < 0.5:
         out = ndimage.gaussian_filter(out, rng.uniform(0.3, 1.6))
     if rng.random() < 0.5:
-        out = out * np.exp(difficulty * rng.uniform(0.05, 0.4) * smooth_noise(rng, size, int(rng.integers(1, 4))))
+        out = out * np.exp(
+            difficulty * rng.uniform(0.05, 0.4) * smooth_noise(rng, size, int(rng.integers(1, 4)))
+        )
     kind = rng.choice(["gauss", "rician", "speckle", "coarse", "none"], p=[0.35, 0.15, 0.15, 0.2, 0.15])
     level = difficulty * rng.uniform(0.0, 0.12)
     if kind == "gauss":
@@ -186,7 +188,10 @@ def _blob(rng, size: int, centre, radius: float, lobes: float = 0.25) -> np.ndar
     y, x = np.mgrid[ys:ye, xs:xe].astype(np.float32)
     turn = rng.uniform(0, np.pi)
     dy, dx = y - centre[0], x - centre[1]
-    u, v = (dx * np.cos(turn) + dy * np.sin(turn)) * stretch, (dy * np.cos(turn) - dx * np.sin(turn)) / stretch
+    u, v = (
+        (dx * np.cos(turn) + dy * np.sin(turn)) * stretch,
+        (dy * np.cos(turn) - dx * np.sin(turn)) / stretch,
+    )
     if lobes < 0:  # a box
         mask[ys:ye, xs:xe] = np.maximum(np.abs(u), np.abs(v)) < radius
         return mask
@@ -215,8 +220,8 @@ def _structure(
 ) -> tuple[list[Candidate], int]:
     """Paint one structure, perhaps with parts inside; returns the masks it offers and the next free label.
 
-    With the same generator state it is the same structure, `scale` times as large and moved by `shift` pixels:
-    another slice of it.
+    With the same generator state it is the same structure, `scale` times as large and moved by `shift`
+    pixels: another slice of it.
     """
     size = labels.shape[0]
     radius = float(np.exp(rng.uniform(np.log(size * 0.02), np.log(size * 0.38)))) * scale
@@ -250,9 +255,7 @@ def _structure(
     return [(shape, first, label), *parts_offered], label + 1
 
 
-def _paint(
-    rng, labels: np.ndarray, same: bool, difficulty: float, count: int | None = None
-) -> np.ndarray:
+def _paint(rng, labels: np.ndarray, same: bool, difficulty: float, count: int | None = None) -> np.ndarray:
     """Intensities for a label map: a mean and a texture per label, partial volume where labels meet."""
     size, count = labels.shape[0], count or int(labels.max()) + 1
     means = rng.uniform(0.05, 0.95, count).astype(np.float32)
@@ -271,7 +274,7 @@ def _paint(
 
 
 def _visible(candidate: Candidate, labels: np.ndarray) -> np.ndarray | None:
-    """What can be seen of a candidate: its largest piece that nothing was painted over, if it is big enough."""
+    """What can be seen of a candidate: its largest piece that nothing covers, if it is big enough."""
     mask, first, last = candidate
     mask = mask & (labels >= first) & (labels <= last)
     pieces, count = ndimage.label(mask)
@@ -284,7 +287,8 @@ def _visible(candidate: Candidate, labels: np.ndarray) -> np.ndarray | None:
 def is_seen(image: np.ndarray, mask: np.ndarray, least: float = 0.06) -> bool:
     """Whether a structure differs enough from what lies around it to be asked for.
 
-    `least` is the difference of the mean intensities, in units of the image's range (`image` uint8 (H, W, 3)).
+    `least` is the difference of the median intensities as a share of the image's range; `image` is uint8
+    (H, W, 3).
     """
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     window = (slice(max(rows[0] - 6, 0), rows[-1] + 7), slice(max(columns[0] - 6, 0), columns[-1] + 7))

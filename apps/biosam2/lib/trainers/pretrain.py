@@ -1,4 +1,4 @@
-"""Training a network from scratch on generated images: one step, and the loop that can be stopped and resumed.
+"""Training a network from scratch on generated images: one step, and the loop that can be resumed.
 
 What is learned here is what inference asks: a box, one click or several, a mask to start from, then a
 corrective click on the answer, at the scale at which inference looks (`lib.sam.views`).
@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from sam2.modeling.sam2_base import SAM2Base
 from torch.utils.data import DataLoader
 
+from lib.sam.drawing import draw
 from lib.sam.model import MEAN, STD
 from lib.trainers import simulate
 from lib.trainers.losses import score_loss
@@ -80,11 +81,11 @@ def image_loss(
     truth = masks.flatten(0, 1)
     target = F.avg_pool2d(truth[:, None].float(), 4)
 
-    points, labels, single, start = first_prompts(truth, target)
+    points, labels, single = first_prompts(truth, target)
     loss = torch.zeros((), device=images.device)
-    logits = start
+    logits: torch.Tensor | None = None
     for round_ in range(1 + corrections):
-        if round_:
+        if logits is not None:
             point, label = simulate.corrections(logits, target, size)
             points, labels = torch.cat([points, point], 1), torch.cat([labels, label], 1)
         several = single if round_ == 0 else torch.zeros_like(single)
@@ -114,8 +115,8 @@ def normalise(images: torch.Tensor) -> torch.Tensor:
 
 def first_prompts(
     truth: torch.Tensor, target: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, None]:
-    """A first prompt for every target: a box (half of them), one click (third), a box and a click.
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A first prompt for every target: a box, one click (almost half each), or both.
 
     Parameters
     ----------
@@ -129,19 +130,22 @@ def first_prompts(
     corners, corner_labels = simulate.boxes(truth > 0)
     click = simulate.clicks(target[:, 0], size, sharpness=float(torch.rand(()) * 4))
     points = torch.cat([corners, click], 1)
-    labels = torch.cat([corner_labels, torch.full((count, 1), simulate.POSITIVE, dtype=torch.int32)], 1).clone()
-    draw = torch.rand(count)
-    boxed, single = draw < 0.5, draw > 0.62
+    labels = torch.cat(
+        [corner_labels, torch.full((count, 1), simulate.POSITIVE, dtype=torch.int32)], 1
+    ).clone()
+    kind = torch.rand(count)
+    boxed, single = kind < 0.42, kind > 0.52
     labels[boxed, 2] = simulate.PADDING
     labels[single, :2] = simulate.PADDING
-    return points, labels, single, None
+    return points, labels, single
 
 
 def decode(network, low, high, points, labels, mask, several):
-    """One pass of prompt encoder and mask decoder over N prompts.
+    """One pass of prompt encoder and mask decoder over N prompts, which are also drawn into the mask prompt.
 
     Returns logits (N, M, S/4, S/4), predicted IoU (N, M), object score logits (N, 1).
     """
+    mask = draw(points, labels, network.image_size, mask)
     sparse, dense = network.sam_prompt_encoder(points=(points, labels), boxes=None, masks=mask)
     logits, scores, _, present = network.sam_mask_decoder(
         image_embeddings=low,
@@ -158,14 +162,18 @@ def decode(network, low, high, points, labels, mask, several):
 class Run:
     """A training run in a folder: network, optimiser, averaged weights, step; written atomically."""
 
-    def __init__(self, network: SAM2Base, folder: Path, schedule: Schedule, decay: float = 0.999) -> None:
+    def __init__(self, network: SAM2Base, folder: Path, schedule: Schedule, decay: float = 0.998) -> None:
         self.network, self.folder, self.schedule, self.decay = network, folder, schedule, decay
         self.average = copy.deepcopy(network).eval()
-        norms = [p for p in network.parameters() if p.ndim < 2]
-        weights = [p for p in network.parameters() if p.ndim >= 2]
-        self.optimiser = torch.optim.AdamW(
-            [{"params": weights, "weight_decay": 0.05}, {"params": norms, "weight_decay": 0.0}], lr=schedule.rate
-        )
+        # Matrices get orthogonalised updates (Muon), which leave the plateau of a fresh transformer in a
+        # fraction of the steps; everything else is AdamW's.
+        matrices = [p for name, p in network.named_parameters() if p.ndim == 2 and "embed" not in name]
+        ours = {id(p) for p in matrices}
+        rest = [p for p in network.parameters() if id(p) not in ours]
+        self.optimisers: list[torch.optim.Optimizer] = [
+            torch.optim.Muon(matrices, lr=schedule.rate, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(rest, lr=schedule.rate, weight_decay=0.0),
+        ]
         self.step = 0
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -177,7 +185,7 @@ class Run:
         state = {
             "network": self.network.state_dict(),
             "average": self.average.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
             "step": self.step,
         }
         part = self.path.with_suffix(".part")
@@ -191,21 +199,23 @@ class Run:
         state = torch.load(self.path, map_location="cpu", weights_only=True)
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
         self.step = state["step"]
         return True
 
     def update(self, loss: torch.Tensor) -> bool:
         """One optimiser step; a loss that is not finite is skipped and said."""
-        self.optimiser.zero_grad(set_to_none=True)
+        self.network.zero_grad(set_to_none=True)
         if not math.isfinite(loss.item()):
             logger.warning("step %d: loss is %s, skipped", self.step, loss.item())
             return False
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 0.5)
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.schedule.at(self.step)
-        self.optimiser.step()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = self.schedule.at(self.step)
+            optimiser.step()
         keep = min(self.decay, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             for mean, value in zip(

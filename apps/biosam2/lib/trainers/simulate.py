@@ -9,14 +9,16 @@ import torch.nn.functional as F
 NEGATIVE, POSITIVE, BOX_LOW, BOX_HIGH, PADDING = 0, 1, 2, 3, -1
 
 
-def boxes(masks: torch.Tensor, jitter: float = 0.05, pixels: float = 3.0) -> tuple[torch.Tensor, torch.Tensor]:
+def boxes(
+    masks: torch.Tensor, jitter: float = 0.05, pixels: float = 3.0
+) -> tuple[torch.Tensor, torch.Tensor]:
     """A loose box around each mask, as two labelled points.
 
     Parameters
     ----------
     masks : Tensor (N, H, W) bool
     jitter, pixels : float
-        Each edge moves by up to this share of the box's side plus this many pixels, outwards more than inwards.
+        Each edge moves by up to this share of the side plus this many pixels, outwards more than inwards.
 
     Returns
     -------
@@ -64,9 +66,7 @@ def clicks(region: torch.Tensor, size: int, sharpness: float = 3.0) -> torch.Ten
     return ((corner + torch.rand(count, 2, device=region.device)) * cell_size - 0.5)[:, None]
 
 
-def corrections(
-    logits: torch.Tensor, target: torch.Tensor, size: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+def corrections(logits: torch.Tensor, target: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The next click: inside the error of a mask, positive where it missed, negative where it leaked.
 
     Parameters

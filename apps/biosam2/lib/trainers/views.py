@@ -110,7 +110,9 @@ def _augment(rng, image: np.ndarray, masks: np.ndarray, size: int, plain: bool =
         stack = np.rot90(stack, int(rng.integers(4)), (1, 2))
         if rng.random() < 0.2:
             stack = np.concatenate([255 - stack[:3], stack[3:]])
-    return View(np.ascontiguousarray(stack[:3].transpose(1, 2, 0)), np.ascontiguousarray(stack[3:] > 127, np.uint8))
+    return View(
+        np.ascontiguousarray(stack[:3].transpose(1, 2, 0)), np.ascontiguousarray(stack[3:] > 127, np.uint8)
+    )
 
 
 class GeneratedClips(IterableDataset):
@@ -132,7 +134,9 @@ class GeneratedClips(IterableDataset):
             for chosen in good[:2]:
                 window = _window(rng, np.flatnonzero(chosen[0].any(1)), np.flatnonzero(chosen[0].any(0)), 256)
                 views = [
-                    _augment(np.random.default_rng(0), image[window], mask[window][None], self.size, plain=True)
+                    _augment(
+                        np.random.default_rng(0), image[window], mask[window][None], self.size, plain=True
+                    )
                     for image, mask in zip(images, chosen, strict=True)
                 ]
                 yield np.stack([v.image for v in views]), np.stack([v.masks[0] for v in views])
