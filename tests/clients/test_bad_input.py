@@ -236,6 +236,24 @@ def test_other_requests_of_the_server_answer_mistakes_the_same_way(server, refus
     refused(requests.get(f"{server.url}/datastore/image", params={"image": "nobody"}, timeout=30))
 
 
+@pytest.mark.parametrize("name", ["../../outside", "..", "a/b", "a\\b", "/etc/passwd"])
+def test_a_name_cannot_lead_out_of_the_studies_folder(server, refused, name):
+    label = {"label": ("label.nii.gz", b"x")}
+    image = {"file": ("image.nii.gz", b"x")}
+    url = f"{server.url}/datastore"
+    refused(
+        requests.put(f"{url}/label", params={"image": "axial", "tag": name}, files=label, timeout=30), "tag"
+    )
+    refused(requests.put(f"{url}/", params={"image": name}, files=image, timeout=30), "image")
+    refused(requests.get(f"{url}/label", params={"label": name, "tag": "final"}, timeout=30), "label")
+    refused(requests.delete(f"{url}/", params={"id": name}, timeout=30), "id")
+    assert not list(server.folder.parent.rglob("outside*"))
+
+
+def test_a_device_that_is_not_served_is_named(post, refused):
+    refused(post("biosam2_2d", {**GOOD, "device": "cuda:7"}, "axial"), "device", "cuda:7", "cpu")
+
+
 def test_a_file_that_was_deleted_since_is_not_found(post, refused, server, studies):
     path = server.folder / "photo_gray.png"
     content = path.read_bytes()

@@ -13,6 +13,7 @@ from lib.sam import zoom
 from lib.sam.model import square
 from lib.sam.segment import (
     Decoded,
+    connected,
     decode_in_view,
     first_view,
     picture,
@@ -303,3 +304,15 @@ def test_two_requests_for_the_same_picture_at_once_encode_it_once(model, prompts
         thread.join()
     assert model.encoded == 1
     assert len(found) == 4 and all(np.array_equal(mask, found[0]) for mask in found)
+
+
+def test_a_click_keeps_the_piece_it_is_on_and_a_box_keeps_all():
+    mask = np.zeros((40, 40), bool)
+    mask[5:15, 5:15] = True
+    mask[25:35, 25:35] = True
+    clicked = SlicePrompts(np.array([[8.0, 8.0], [30.0, 8.0]]), np.array([True, False]), None, None)
+    assert connected(mask, clicked).sum() == 100 and connected(mask, clicked)[8, 8]
+    boxed = SlicePrompts(np.zeros((0, 2)), np.zeros(0, bool), (0.0, 0.0, 39.0, 39.0), None)
+    assert connected(mask, boxed).sum() == 200
+    beside = SlicePrompts(np.array([[20.0, 20.0]]), np.array([True]), None, None)
+    assert connected(mask, beside).sum() == 200

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy import ndimage
 
 from lib.prompts.prompts import SlicePrompts
 from lib.sam import zoom
@@ -72,7 +73,7 @@ def segment(model: Model, plane: np.ndarray, prompts: SlicePrompts, use_zoom: bo
     while True:
         decoded, hit = decode_in_view(model, plane, prompts, view)
         cached &= hit
-        mask = to_slice(decoded.logits, view, shape) > 0
+        mask = connected(to_slice(decoded.logits, view, shape) > 0, prompts)
         looks += 1
         if not use_zoom or looks == 4:
             break
@@ -218,6 +219,22 @@ def to_mask_prompt(
     if prompt is None or not model.checkpoint.architecture.draws_prompts:
         return logits
     return draw(*prompt, model.size, logits)
+
+
+def connected(mask: np.ndarray, prompts: SlicePrompts) -> np.ndarray:
+    """The pieces of a mask, bool (A, B), that were clicked on.
+
+    A click means the structure under it, not every other one that looks like it. A box or a mask prompt says
+    by itself how far the structure reaches; where no click lies on the mask, nothing tells its pieces apart.
+    """
+    if prompts.box is not None or prompts.mask is not None:
+        return mask
+    pieces, _ = ndimage.label(mask)
+    limit = np.array(mask.shape) - 1
+    clicked = np.clip(np.floor(prompts.points[prompts.positive] + 0.5).astype(int), 0, limit)
+    hit = np.unique(pieces[clicked[:, 0], clicked[:, 1]])
+    hit = hit[hit > 0]
+    return np.isin(pieces, hit) if len(hit) else mask
 
 
 def first_view(prompts: SlicePrompts, shape: tuple[int, int], size: int) -> View:

@@ -14,6 +14,8 @@ from scipy import ndimage
 from skimage.transform import resize
 
 SCENE_SIZE = 256
+WHOLE = 0.6  # share of a shape that must be left to see
+CONTRAST = 0.6  # least gap between the medians of inside and surround, in units of their summed deviations
 MIN_AREA = 24  # pixels of a scene; below it a "structure" is a speck that the noise can swallow
 
 
@@ -55,7 +57,8 @@ def generate_scene(rng: np.random.Generator, size: int = SCENE_SIZE, difficulty:
     if style in ("partition", "organs") and rng.random() < (1.0 if style == "partition" else 0.4):
         labels[:] = _partition(rng, size, int(rng.integers(2, 6)), int(rng.integers(2, 7)))
         if style == "partition":
-            candidates += [(labels == v, v, v) for v in np.unique(labels)]
+            regions = ((labels == v, v) for v in np.unique(labels))
+            candidates += [(piece, v, v) for region, v in regions for piece in _pieces(region)]
     next_label = int(labels.max()) + 1
 
     if style == "nuclei":
@@ -273,15 +276,25 @@ def _paint(rng, labels: np.ndarray, same: bool, difficulty: float, count: int | 
     return image.astype(np.float32)
 
 
+def _pieces(mask: np.ndarray) -> list[np.ndarray]:
+    """The connected pieces of a mask that are large enough to be asked for."""
+    numbered, count = ndimage.label(mask)
+    return [numbered == n for n in range(1, count + 1) if (numbered == n).sum() > 0.01 * mask.size]
+
+
 def _visible(candidate: Candidate, labels: np.ndarray) -> np.ndarray | None:
-    """What can be seen of a candidate: its largest piece that nothing covers, if it is big enough."""
-    mask, first, last = candidate
-    mask = mask & (labels >= first) & (labels <= last)
+    """What can be seen of a candidate: its largest piece that nothing covers.
+
+    None when that is too small, fills the scene, or is a mere remnant: nobody asks for the sliver of a shape
+    that others left over.
+    """
+    painted, first, last = candidate
+    mask = painted & (labels >= first) & (labels <= last)
     pieces, count = ndimage.label(mask)
     if count > 1:
         mask = pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:])
     area = int(mask.sum())
-    return mask if MIN_AREA <= area <= 0.7 * mask.size else None
+    return mask if max(MIN_AREA, WHOLE * painted.sum()) <= area <= 0.7 * mask.size else None
 
 
 def is_seen(image: np.ndarray, mask: np.ndarray, least: float = 0.06) -> bool:
@@ -298,4 +311,4 @@ def is_seen(image: np.ndarray, mask: np.ndarray, least: float = 0.06) -> bool:
         return False
     inside, around = gray[mask], gray[near]
     gap = abs(float(np.median(inside)) - float(np.median(around)))
-    return gap > least * 255 and gap > 0.3 * float(around.std() + inside.std())
+    return gap > least * 255 and gap > CONTRAST * float(around.std() + inside.std())

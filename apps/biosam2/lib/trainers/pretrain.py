@@ -238,26 +238,28 @@ def train(
     log_every: int = 50,
     device: str = "cpu",
 ) -> None:
-    """Run until the schedule ends or the minutes are over; the state is on disk at the end.
+    """Run until the schedule ends, the minutes are over or it is stopped; the state is then on disk.
 
     `loss_of(network, *batch, step)` gives the loss of one batch.
     """
     begin, recent = time.monotonic(), 0.0
     since = begin
     run.network.train()
-    for batch in loader:
-        if run.step >= run.schedule.steps or time.monotonic() - begin > minutes * 60:
-            break
-        batch = [part.to(device) for part in batch]
-        # bf16 pays on a GPU only: on a CPU the conversions cost what the products save
-        with torch.autocast("cuda", dtype=torch.bfloat16, enabled=torch.device(device).type == "cuda"):
-            loss = loss_of(run.network, *batch, run.step)
-        if run.update(loss):
-            recent += loss.item()
-        if run.step % log_every == 0:
-            speed = log_every * len(batch[0]) / (time.monotonic() - since)
-            logger.info("step %6d  loss %.4f  %.1f images/s", run.step, recent / log_every, speed)
-            recent, since = 0.0, time.monotonic()
-        if run.step % save_every == 0:
-            run.save()
-    run.save()
+    try:
+        for batch in loader:
+            if run.step >= run.schedule.steps or time.monotonic() - begin > minutes * 60:
+                break
+            batch = [part.to(device) for part in batch]
+            # bf16 pays on a GPU only: on a CPU the conversions cost what the products save
+            with torch.autocast("cuda", dtype=torch.bfloat16, enabled=torch.device(device).type == "cuda"):
+                loss = loss_of(run.network, *batch, run.step)
+            if run.update(loss):
+                recent += loss.item()
+            if run.step % log_every == 0:
+                speed = log_every * len(batch[0]) / (time.monotonic() - since)
+                logger.info("step %6d  loss %.4f  %.1f images/s", run.step, recent / log_every, speed)
+                recent, since = 0.0, time.monotonic()
+            if run.step % save_every == 0:
+                run.save()
+    finally:
+        run.save()
