@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from lib.prompts.prompts import SlicePrompts
 from lib.sam import segment as module
 from lib.sam import zoom
 from lib.sam.model import square

@@ -162,7 +162,7 @@ def decode(network, low, high, points, labels, mask, several):
 class Run:
     """A training run in a folder: network, optimiser, averaged weights, step; written atomically."""
 
-    def __init__(self, network: SAM2Base, folder: Path, schedule: Schedule, decay: float = 0.998) -> None:
+    def __init__(self, network: SAM2Base, folder: Path, schedule: Schedule, decay: float = 0.99) -> None:
         self.network, self.folder, self.schedule, self.decay = network, folder, schedule, decay
         self.average = copy.deepcopy(network).eval()
         # Matrices get orthogonalised updates (Muon), which leave the plateau of a fresh transformer in a
