@@ -61,7 +61,8 @@ def icbm_tissue(step: int = 8) -> Iterator[Case]:
     low, high = np.percentile(image[image > 0], (0.5, 99.5))
     window = Window(float(low), float(high))
     for k in range(30, image.shape[2] - 30, step):
-        yield Case(f"ICBM T1 slice {k}", to_uint8(image[:, :, k], window), tissue[:, :, k])
+        if tissue[:, :, k].mean() > 0.01:  # not the tips of the brain
+            yield Case(f"ICBM T1 slice {k}", to_uint8(image[:, :, k], window), tissue[:, :, k])
 
 
 def cranium_skull(archive: Path, step: int = 8) -> Iterator[Case]:
