@@ -14,6 +14,7 @@ from lib.sam import zoom
 from lib.sam.model import square
 from lib.sam.segment import (
     Decoded,
+    _surest,
     connected,
     decode_in_view,
     first_view,
@@ -317,3 +318,12 @@ def test_a_click_keeps_the_piece_it_is_on_and_a_box_keeps_all():
     assert connected(mask, boxed).sum() == 200
     beside = SlicePrompts(np.array([[20.0, 20.0]]), np.array([True]), None, None)
     assert connected(mask, beside).sum() == 200
+
+
+def test_of_several_masks_the_surest_that_holds_the_click_is_taken():
+    logits = torch.full((1, 3, 16, 16), -4.0)
+    logits[0, 0, 8:, 8:] = 9.0  # sure, but elsewhere
+    logits[0, 1, :6, :6] = 1.0
+    logits[0, 2, 1:5, 1:5] = 5.0
+    assert _surest(logits, np.array([10.0, 10.0]), 64, otherwise=0) == 2
+    assert _surest(logits, np.array([40.0, 10.0]), 64, otherwise=1) == 1

@@ -274,7 +274,8 @@ def build(architecture: Architecture, image_size: int | None = None) -> SAM2Base
         proj_tpos_enc_in_obj_ptrs=a.sam21,
         use_signed_tpos_enc_to_obj_ptrs=a.sam21,
         sam_mask_decoder_extra_args={
-            "dynamic_multimask_via_stability": True,
+            # a network that draws its prompts is trained to answer boxes with its first mask, stable or not
+            "dynamic_multimask_via_stability": not a.draws_prompts,
             "dynamic_multimask_stability_delta": 0.05,
             "dynamic_multimask_stability_thresh": 0.98,
         },

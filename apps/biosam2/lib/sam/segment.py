@@ -203,7 +203,26 @@ def _decode(
             high_res_features=list(embedding.levels[:-1]),
         )
         best = int(scores[0].argmax())
+        if several and model.checkpoint.architecture.draws_prompts:
+            best = _surest(logits, points[0], model.size, otherwise=best)
         return Decoded(logits[:, best : best + 1].float(), float(scores[0, best]))
+
+
+def _surest(logits: torch.Tensor, point: np.ndarray, size: int, otherwise: int) -> int:
+    """Which of several masks (1, M, h, w) is surest of its own pixels, of those that hold the click.
+
+    A network trained for an hour on a CPU draws better masks than it rates them: picked by its predicted IoU,
+    the first click has a Dice of 0.53 on generated images, picked so 0.59, and of its three masks the best
+    would have 0.72. SAM 2's own weights are picked by predicted IoU, as upstream does.
+    """
+    side = logits.shape[-1]
+    x, y = np.clip(((point + 0.5) * side / size).astype(int), 0, side - 1)
+    holds = logits[0, :, y, x] > 0
+    if not bool(holds.any()):
+        return otherwise
+    inside = logits[0] > 0
+    sure = (logits[0].float().sigmoid() * inside).sum((1, 2)) / inside.sum((1, 2)).clamp(min=1)
+    return int(torch.where(holds, sure, -1.0).argmax())
 
 
 def to_prompt(model: Model, points: np.ndarray, labels: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:

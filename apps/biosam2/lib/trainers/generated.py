@@ -169,8 +169,10 @@ def acquire(
     if rng.random() < 0.3:
         out = 1 - out
     rgb = np.repeat(out[..., None], 3, axis=2)
-    if rng.random() < 0.2:
-        rgb = np.clip(rng.uniform(0, 0.4, 3) + rgb * rng.uniform(0.4, 1.0, 3), 0, 1)
+    if rng.random() < 0.25:
+        # a stain or a photograph: each channel its own way, some darker where others are brighter
+        gain = rng.uniform(0.2, 1.0, 3) * rng.choice([1, 1, -1], 3)
+        rgb = np.clip(np.where(gain < 0, 1.0, rng.uniform(0, 0.4, 3)) + rgb * gain, 0, 1)
     return (rgb * 255).astype(np.uint8)
 
 
