@@ -29,16 +29,10 @@ def on_generated(model) -> dict[str, float]:
 
 
 def test_generated_images_never_trained_on_are_segmented(on_generated):
-    """A floor under what it does today (see model/README.md), so that a change to the app is noticed."""
-    assert on_generated["box"] >= 0.70
-    assert on_generated["3 clicks"] >= 0.60
-    assert on_generated["1 click"] >= 0.50
-
-
-@pytest.mark.xfail(reason="the default checkpoint needs more training", strict=True)
-def test_generated_images_reach_what_is_asked_of_the_default(on_generated):
-    assert on_generated["1 click"] >= 0.70
-    assert on_generated["box"] >= 0.80
+    """A floor under what model/README.md says of 200 of them, so that a change to the app is noticed."""
+    assert on_generated["box"] >= 0.75
+    assert on_generated["3 clicks"] >= 0.70
+    assert on_generated["1 click"] >= 0.60
 
 
 def test_a_box_on_real_brain_tissue_gives_the_tissue(model):
