@@ -11,7 +11,7 @@ from lib.prompts.prompts import Direction
 from lib.sam import propagate as module
 from lib.sam import zoom
 from lib.sam.propagate import REACH, Cancelled, Target, propagate
-from lib.sam.segment import segment
+from lib.sam.segment import connected, segment
 from lib.sam.zoom import View
 
 SHAPE = (80, 60)
@@ -230,11 +230,14 @@ def test_requests_at_the_same_time_get_what_they_get_one_after_the_other(model, 
 # --- prompts and corrections ---------------------------------------------------------------------------
 
 
-def test_a_prompted_slice_gets_the_mask_it_gets_by_itself(run, model, volume, prompts):
+def test_a_prompted_slice_gets_the_mask_it_gets_by_itself(run, model, volume, prompts, monkeypatch):
+    # of three readings of a click, memory takes the one that sam2's own `track_step` picks
+    monkeypatch.setattr("lib.sam.segment._surest", lambda logits, point, size, otherwise: otherwise)
     for asked in (prompts([(35, 30), (5, 5)], [True, False]), prompts(box=(20.0, 15.0, 50.0, 45.0))):
         found = run(Target({5: asked}, 5, 5))
         alone = segment(model, volume[:, :, 5], asked, use_zoom=False)
-        assert np.mean(found[0, 5].mask != alone.mask) < 2e-3
+        # a lone slice keeps the piece that was clicked; memory holds the whole answer, as upstream's does
+        assert np.mean(connected(found[0, 5].mask, asked) != alone.mask) < 2e-3
 
 
 @pytest.mark.parametrize("use_zoom", [True, False])
