@@ -6,10 +6,9 @@ import torch
 import torch.nn.functional as F
 from sam2.modeling.sam2_base import NO_OBJ_SCORE, SAM2Base
 
-from lib.sam.drawing import draw
 from lib.trainers import simulate
 from lib.trainers.losses import mask_loss, score_loss
-from lib.trainers.pretrain import normalise
+from lib.trainers.pretrain import decode, normalise
 
 
 def clip_loss(network: SAM2Base, images: torch.Tensor, masks: torch.Tensor, balance: float) -> torch.Tensor:
@@ -49,7 +48,7 @@ def clip_loss(network: SAM2Base, images: torch.Tensor, masks: torch.Tensor, bala
             num_frames=frames,
         )
         points, labels, several = _prompt(truth, target, first=t == 0)
-        logits, scores, tokens, score = _decode(network, fused, high, points, labels, several)
+        logits, scores, tokens, score = decode(network, fused, high, points, labels, None, several)
         # a structure that is not there has no mask to learn, only its absence
         if present.any():
             part, _ = score_loss(logits[present], scores[present], target[present], balance)
@@ -78,23 +77,6 @@ def _prompt(
         return *simulate.boxes(truth > 0), False
     click = simulate.clicks(target[:, 0], size)
     return click, torch.full((count, 1), simulate.POSITIVE, dtype=torch.int32, device=truth.device), True
-
-
-def _decode(network, fused, high, points, labels, several):
-    """As `pretrain.decode`, with the mask tokens that become object pointers; no prompt draws nothing."""
-    asked = bool((labels >= 0).any())
-    mask = draw(points, labels, network.image_size) if asked else None
-    sparse, dense = network.sam_prompt_encoder(points=(points, labels), boxes=None, masks=mask)
-    logits, scores, tokens, score = network.sam_mask_decoder(
-        image_embeddings=fused,
-        image_pe=network.sam_prompt_encoder.get_dense_pe(),
-        sparse_prompt_embeddings=sparse,
-        dense_prompt_embeddings=dense,
-        multimask_output=several,
-        repeat_image=False,
-        high_res_features=high,
-    )
-    return logits.float(), scores.float(), tokens, score.float()
 
 
 def _remember_mask(network, features, sizes, high, truth: torch.Tensor) -> dict:

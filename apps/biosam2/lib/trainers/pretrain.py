@@ -95,7 +95,7 @@ def image_loss(
             if not len(rows):
                 continue
             given = None if logits is None else logits[rows]
-            out, scores, present = decode(
+            out, scores, _, present = decode(
                 network, low[rows], [h[rows] for h in high], points[rows], labels[rows], given, ambiguous
             )
             part, best = score_loss(out, scores, target[rows], balance)
@@ -143,11 +143,13 @@ def first_prompts(
 def decode(network, low, high, points, labels, mask, several):
     """One pass of prompt encoder and mask decoder over N prompts, which are also drawn into the mask prompt.
 
-    Returns logits (N, M, S/4, S/4), predicted IoU (N, M), object score logits (N, 1).
+    Points that are all padding draw nothing. Returns logits (N, M, S/4, S/4), predicted IoU (N, M), mask
+    tokens (N, M, C), which become object pointers, and object score logits (N, 1).
     """
-    mask = draw(points, labels, network.image_size, mask)
+    if bool((labels != simulate.PADDING).any()):
+        mask = draw(points, labels, network.image_size, mask)
     sparse, dense = network.sam_prompt_encoder(points=(points, labels), boxes=None, masks=mask)
-    logits, scores, _, present = network.sam_mask_decoder(
+    logits, scores, tokens, present = network.sam_mask_decoder(
         image_embeddings=low,
         image_pe=network.sam_prompt_encoder.get_dense_pe(),
         sparse_prompt_embeddings=sparse,
@@ -156,7 +158,7 @@ def decode(network, low, high, points, labels, mask, several):
         repeat_image=False,
         high_res_features=high,
     )
-    return logits.float(), scores.float(), present.float()
+    return logits.float(), scores.float(), tokens, present.float()
 
 
 class Run:

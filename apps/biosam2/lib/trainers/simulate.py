@@ -5,8 +5,11 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-# labels of sam2's prompt encoder
-NEGATIVE, POSITIVE, BOX_LOW, BOX_HIGH, PADDING = 0, 1, 2, 3, -1
+from lib.sam.drawing import BOX_HIGH, BOX_LOW, NEGATIVE, POSITIVE
+
+__all__ = ["BOX_HIGH", "BOX_LOW", "NEGATIVE", "PADDING", "POSITIVE", "boxes", "clicks", "corrections"]
+
+PADDING = -1  # sam2's label of a point that is none
 
 
 def boxes(
