@@ -40,7 +40,7 @@ def boxes_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """In place of the network: every prompt's box is its mask, on its own slice."""
 
     def segment(model, plane, prompts, use_zoom=True):
-        return Segmentation(_box(prompts, plane.shape[:2]), 0.9, whole(plane.shape[:2]), False)
+        return Segmentation(_box(prompts, plane.shape[:2]), 0.9, whole(plane.shape[:2]), False, True)
 
     def propagate(model, planes, count, targets, *_):
         for number, target in enumerate(targets):

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
 from lib.sam import network
 from lib.trainers import pretrain
@@ -62,9 +63,30 @@ def test_a_stopped_run_goes_on_from_its_last_state(tmp_path, batch):
 def test_a_loss_that_is_not_finite_is_skipped(tmp_path):
     run = _run(tmp_path)
     before = {k: v.clone() for k, v in run.network.state_dict().items()}
-    assert not run.update(torch.tensor(float("nan"), requires_grad=True))
+    assert not run.update(run.network.no_mem_embed.sum() * float("nan"))
     assert run.step == 0
     assert all(torch.equal(v, before[k]) for k, v in run.network.state_dict().items())
+
+
+def _train_in_a_process(rank: int, world: int, folder) -> None:
+    dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=world)
+    run = _run(folder / str(rank))
+    weight = run.network.no_mem_embed
+    first = weight.detach().clone()
+    run.update((weight * (1.0 if rank == 0 else -3.0)).sum())
+    torch.save([first, weight.detach(), run.network.no_mem_pos_enc.grad], folder / f"{rank}.pt")
+    stop = pretrain._agreed(rank == 1)
+    run.save()
+    assert stop and run.path.exists() == (rank == 0)
+    dist.destroy_process_group()
+
+
+def test_processes_make_the_same_step_on_the_mean_of_their_gradients(tmp_path):
+    torch.multiprocessing.spawn(_train_in_a_process, (2, tmp_path), nprocs=2)
+    (first, one, unused), (_, other, _) = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    assert torch.equal(one, other)
+    assert (one > first).all()  # the mean gradient is -1: each alone would not agree on the way
+    assert not unused.any()
 
 
 def test_clips_teach_the_memory_and_the_object_score(batch):

@@ -285,3 +285,43 @@ def build(architecture: Architecture, image_size: int | None = None) -> SAM2Base
 
 def _sine(features: int) -> PositionEmbeddingSine:
     return PositionEmbeddingSine(num_pos_feats=features, normalize=True, scale=None, temperature=10000)
+
+
+def decode(
+    network: SAM2Base,
+    low: torch.Tensor,
+    high: list[torch.Tensor],
+    points: tuple[torch.Tensor, torch.Tensor] | None,
+    mask: torch.Tensor | None,
+    several: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """One pass of prompt encoder and mask decoder over N prompts.
+
+    Parameters
+    ----------
+    low : Tensor (N, C, S/16, S/16)
+        Image features, with the memory or `no_mem_embed` in them.
+    high : list of Tensor
+        The finer levels, (N, C/8, S/4, S/4) and (N, C/4, S/8, S/8).
+    points : pair of Tensor, optional
+        (N, P, 2) as (x, y) on the input square, and (N, P) labels.
+    mask : Tensor, optional
+        Logits of a mask prompt, (N, 1, S/4, S/4).
+    several : bool
+        Three readings of an ambiguous prompt instead of one.
+
+    Returns
+    -------
+    logits : Tensor (N, M, S/4, S/4); scores : Tensor (N, M), predicted IoU
+    tokens : Tensor (N, M, C), which become object pointers; present : Tensor (N, 1), object score logits
+    """
+    sparse, dense = network.sam_prompt_encoder(points=points, boxes=None, masks=mask)
+    return network.sam_mask_decoder(
+        image_embeddings=low,
+        image_pe=network.sam_prompt_encoder.get_dense_pe(),
+        sparse_prompt_embeddings=sparse,
+        dense_prompt_embeddings=dense,
+        multimask_output=several,
+        repeat_image=False,
+        high_res_features=high,
+    )

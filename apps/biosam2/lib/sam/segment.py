@@ -19,6 +19,7 @@ from lib.sam import zoom
 from lib.sam.drawing import BOX_HIGH, BOX_LOW, NEGATIVE, POSITIVE, draw
 from lib.sam.embeddings import Embedding
 from lib.sam.model import Model
+from lib.sam.network import decode
 from lib.sam.zoom import Corners, View
 
 MASK_LOGIT = 10.0  # a mask prompt as logits, as in SAM2Base._use_mask_as_output
@@ -38,12 +39,16 @@ class Segmentation:
         Where the network looked last.
     cached : bool
         True when no picture had to be encoded.
+    own : bool
+        True when the mask is what SAM 2's own `track_step` makes of the points, with nothing chosen or left
+        out here, and not from a mask prompt.
     """
 
     mask: np.ndarray
     score: float
     view: View
     cached: bool
+    own: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +78,8 @@ def segment(model: Model, plane: np.ndarray, prompts: SlicePrompts, use_zoom: bo
     while True:
         decoded, hit = decode_in_view(model, plane, prompts, view)
         cached &= hit
-        mask = connected(to_slice(decoded.logits, view, shape) > 0, prompts)
+        found = to_slice(decoded.logits, view, shape) > 0
+        mask = connected(found, prompts)
         looks += 1
         if not use_zoom or looks == 4:
             break
@@ -84,7 +90,10 @@ def segment(model: Model, plane: np.ndarray, prompts: SlicePrompts, use_zoom: bo
         if next_view is None or next_view == view:
             break
         view = next_view
-    return Segmentation(mask, decoded.score, view, cached)
+    # `_surest` chooses for a first click
+    chosen = prompts.box is None and model.checkpoint.architecture.draws_prompts
+    own = not chosen and prompts.mask is None and bool((mask == found).all())
+    return Segmentation(mask, decoded.score, view, cached, own)
 
 
 def decode_in_view(
@@ -189,19 +198,9 @@ def _decode(
     several = len(points) == 1 and mask_logits is None
     with model.running():
         prompt = to_prompt(model, points, labels) if len(points) else None
-        sparse, dense = network.sam_prompt_encoder(
-            points=prompt, boxes=None, masks=to_mask_prompt(model, prompt, mask_logits)
-        )
+        drawn = to_mask_prompt(model, prompt, mask_logits)
         low = embedding.levels[-1] + network.no_mem_embed.view(1, -1, 1, 1)
-        logits, scores, _, _ = network.sam_mask_decoder(
-            image_embeddings=low,
-            image_pe=network.sam_prompt_encoder.get_dense_pe(),
-            sparse_prompt_embeddings=sparse,
-            dense_prompt_embeddings=dense,
-            multimask_output=several,
-            repeat_image=False,
-            high_res_features=list(embedding.levels[:-1]),
-        )
+        logits, scores, _, _ = decode(network, low, list(embedding.levels[:-1]), prompt, drawn, several)
         best = int(scores[0].argmax())
         if several and model.checkpoint.architecture.draws_prompts:
             best = _surest(logits, points[0], model.size, otherwise=best)

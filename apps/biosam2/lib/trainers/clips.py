@@ -8,7 +8,7 @@ from sam2.modeling.sam2_base import NO_OBJ_SCORE, SAM2Base
 
 from lib.trainers import simulate
 from lib.trainers.losses import mask_loss, score_loss
-from lib.trainers.pretrain import decode, normalise
+from lib.trainers.pretrain import ask, normalise
 
 
 def clip_loss(network: SAM2Base, images: torch.Tensor, masks: torch.Tensor, balance: float) -> torch.Tensor:
@@ -48,7 +48,7 @@ def clip_loss(network: SAM2Base, images: torch.Tensor, masks: torch.Tensor, bala
             num_frames=frames,
         )
         points, labels, several = _prompt(truth, target, first=t == 0)
-        logits, scores, tokens, score = decode(network, fused, high, points, labels, None, several)
+        logits, scores, tokens, score = ask(network, fused, high, points, labels, None, several)
         # a structure that is not there has no mask to learn, only its absence
         if present.any():
             part, _ = score_loss(logits[present], scores[present], target[present], balance)

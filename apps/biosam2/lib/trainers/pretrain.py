@@ -16,12 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from sam2.modeling.sam2_base import SAM2Base
 from torch.utils.data import DataLoader
 
 from lib.sam.drawing import draw
 from lib.sam.model import MEAN, STD
+from lib.sam.network import decode
 from lib.trainers import simulate
 from lib.trainers.losses import score_loss
 
@@ -95,7 +97,7 @@ def image_loss(
             if not len(rows):
                 continue
             given = None if logits is None else logits[rows]
-            out, scores, _, present = decode(
+            out, scores, _, present = ask(
                 network, low[rows], [h[rows] for h in high], points[rows], labels[rows], given, ambiguous
             )
             part, best = score_loss(out, scores, target[rows], balance)
@@ -140,24 +142,22 @@ def first_prompts(
     return points, labels, single
 
 
-def decode(network, low, high, points, labels, mask, several):
-    """One pass of prompt encoder and mask decoder over N prompts, which are also drawn into the mask prompt.
+def ask(
+    network: SAM2Base,
+    low: torch.Tensor,
+    high: list[torch.Tensor],
+    points: torch.Tensor,
+    labels: torch.Tensor,
+    mask: torch.Tensor | None,
+    several: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """`lib.sam.network.decode` in single precision, with the points also drawn into the mask prompt.
 
-    Points that are all padding draw nothing. Returns logits (N, M, S/4, S/4), predicted IoU (N, M), mask
-    tokens (N, M, C), which become object pointers, and object score logits (N, 1).
+    Points that are all padding draw nothing.
     """
     if bool((labels != simulate.PADDING).any()):
         mask = draw(points, labels, network.image_size, mask)
-    sparse, dense = network.sam_prompt_encoder(points=(points, labels), boxes=None, masks=mask)
-    logits, scores, tokens, present = network.sam_mask_decoder(
-        image_embeddings=low,
-        image_pe=network.sam_prompt_encoder.get_dense_pe(),
-        sparse_prompt_embeddings=sparse,
-        dense_prompt_embeddings=dense,
-        multimask_output=several,
-        repeat_image=False,
-        high_res_features=high,
-    )
+    logits, scores, tokens, present = decode(network, low, high, (points, labels), mask, several)
     return logits.float(), scores.float(), tokens, present.float()
 
 
@@ -184,6 +184,9 @@ class Run:
         return self.folder / "state.pt"
 
     def save(self) -> None:
+        """Write the state; of several processes, which all have the same, only the first."""
+        if processes()[0] > 0:
+            return
         state = {
             "network": self.network.state_dict(),
             "average": self.average.state_dict(),
@@ -207,13 +210,14 @@ class Run:
         return True
 
     def update(self, loss: torch.Tensor) -> bool:
-        """One optimiser step; a loss that is not finite is skipped and said."""
+        """One optimiser step on the mean of all processes' gradients; one that is not finite is skipped."""
         self.network.zero_grad(set_to_none=True)
-        if not math.isfinite(loss.item()):
-            logger.warning("step %d: loss is %s, skipped", self.step, loss.item())
-            return False
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        _average_gradients(self.network)
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        if not math.isfinite(norm.item()):
+            logger.warning("step %d: the gradient is %s, skipped", self.step, norm.item())
+            return False
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = self.schedule.at(self.step)
@@ -231,6 +235,37 @@ class Run:
         return True
 
 
+def processes() -> tuple[int, int]:
+    """The number of this process and how many train together (`torchrun`), (0, 1) when it is alone."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def _average_gradients(network: torch.nn.Module) -> None:
+    """Every process gets the mean gradient, so that all make the same step.
+
+    `DistributedDataParallel` does it for a module's `forward`; training calls the network's parts one by one.
+    What a process did not use counts as zero there.
+    """
+    if not dist.is_initialized():
+        return
+    parameters = list(network.parameters())
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+        parameter.grad = part.view_as(parameter)
+
+
+def _agreed(stop: bool) -> bool:
+    """Whether any process wants to stop: their clocks differ, and none must wait for one that has left."""
+    if not dist.is_initialized():
+        return stop
+    votes = torch.tensor(float(stop))
+    dist.all_reduce(votes)
+    return bool(votes > 0)
+
+
 def train(
     run: Run,
     loader: DataLoader | Iterable,
@@ -244,23 +279,24 @@ def train(
 
     `loss_of(network, *batch, step)` gives the loss of one batch.
     """
-    begin, recent = time.monotonic(), 0.0
+    begin, recent, images = time.monotonic(), 0.0, 0
     since = begin
     run.network.train()
     try:
         for batch in loader:
-            if run.step >= run.schedule.steps or time.monotonic() - begin > minutes * 60:
+            if _agreed(run.step >= run.schedule.steps or time.monotonic() - begin > minutes * 60):
                 break
             batch = [part.to(device) for part in batch]
+            images += batch[0].shape[:-3].numel()  # the slices of a clip count each
             # bf16 pays on a GPU only: on a CPU the conversions cost what the products save
             with torch.autocast("cuda", dtype=torch.bfloat16, enabled=torch.device(device).type == "cuda"):
                 loss = loss_of(run.network, *batch, run.step)
             if run.update(loss):
                 recent += loss.item()
             if run.step % log_every == 0:
-                speed = log_every * len(batch[0]) / (time.monotonic() - since)
+                speed = images * processes()[1] / (time.monotonic() - since)
                 logger.info("step %6d  loss %.4f  %.1f images/s", run.step, recent / log_every, speed)
-                recent, since = 0.0, time.monotonic()
+                recent, images, since = 0.0, 0, time.monotonic()
             if run.step % save_every == 0:
                 run.save()
     finally:
