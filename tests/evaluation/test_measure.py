@@ -1,31 +1,10 @@
-"""The measuring itself: Dice of known masks, and clicks by the field's rule."""
+"""The cases that the default checkpoint is measured on."""
 
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
 from lib.evaluation import cases
-from lib.evaluation.measure import _deepest, _largest, dice
-
-
-def test_dice_counts_voxels():
-    truth = np.zeros((10, 10), bool)
-    truth[:, :4] = True
-    mask = np.zeros((10, 10), bool)
-    mask[:, 2:6] = True
-    assert dice(mask, truth) == pytest.approx(0.5)
-    assert dice(truth, truth) == 1
-    assert dice(~truth, truth) == 0
-
-
-def test_the_next_click_is_the_deepest_point_of_the_largest_error():
-    error = np.zeros((40, 40), bool)
-    error[2:5, 2:5] = True
-    error[10:31, 10:21] = True
-    point = _deepest(_largest(error))
-    assert point is not None
-    assert 15 <= point[0] <= 25 and point[1] == 15
 
 
 def test_the_icbm_slices_hold_tissue_inside_the_head():

@@ -16,6 +16,7 @@ from scipy import ndimage
 SCENE_SIZE = 256
 WHOLE = 0.6  # share of a shape that must be left to see
 CONTRAST = 0.6  # least gap between the medians of inside and surround, in units of their summed deviations
+FAINTEST = 0.15  # the same for structures that a real label names, whether they stand out or not
 MIN_AREA = 24  # pixels of a scene; below it a "structure" is a speck that the noise can swallow
 
 
@@ -304,11 +305,11 @@ def _visible(candidate: Candidate, labels: np.ndarray) -> np.ndarray | None:
     return mask if max(MIN_AREA, WHOLE * painted.sum()) <= area <= 0.7 * mask.size else None
 
 
-def is_seen(image: np.ndarray, mask: np.ndarray, least: float = 0.06) -> bool:
+def is_seen(image: np.ndarray, mask: np.ndarray, least: float = 0.06, contrast: float = CONTRAST) -> bool:
     """Whether a structure differs enough from what lies around it to be asked for.
 
-    `least` is the difference of the median intensities as a share of the image's range; `image` is uint8
-    (H, W, 3).
+    `least` is the difference of the median intensities as a share of the image's range, `contrast` the same
+    in units of their summed deviations; `image` is uint8 (H, W, 3).
     """
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     window = (slice(max(rows[0] - 6, 0), rows[-1] + 7), slice(max(columns[0] - 6, 0), columns[-1] + 7))
@@ -318,4 +319,4 @@ def is_seen(image: np.ndarray, mask: np.ndarray, least: float = 0.06) -> bool:
         return False
     inside, around = gray[mask], gray[near]
     gap = abs(float(np.median(inside)) - float(np.median(around)))
-    return gap > least * 255 and gap > CONTRAST * float(around.std() + inside.std())
+    return gap > least * 255 and gap > contrast * float(around.std() + inside.std())

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from lib.trainers.generated import acquire, generate_clip, generate_scene, is_seen
+from lib.trainers.generated import CONTRAST, acquire, generate_clip, generate_scene, is_seen
 
 VIEWS_PER_SCENE = 6  # a scene costs more than a look at it
+FAINT = 0.25  # see generated.CONTRAST
 
 
 class View(NamedTuple):
@@ -58,29 +59,53 @@ class GeneratedViews(IterableDataset):
         if not scene.masks:
             return
         image = acquire(rng, scene.image, difficulty)
-        least_area, least_contrast = 0.003 + 0.02 * (1 - difficulty), 0.06 + 0.2 * (1 - difficulty)
-        extents = [(np.flatnonzero(m.any(1)), np.flatnonzero(m.any(0))) for m in scene.masks]
-        for _ in range(VIEWS_PER_SCENE):
-            centre = int(rng.integers(len(scene.masks)))
-            if not is_seen(image, scene.masks[centre], least_contrast):
-                continue
-            window = _window(rng, *extents[centre], limit=image.shape[0])
-            if scene.masks[centre][window].mean() < least_area:
-                continue
-            chosen = [centre]
-            for other in rng.permutation(len(scene.masks)):
-                if len(chosen) == self.targets:
-                    break
-                part = scene.masks[other][window]
-                if (
-                    other != centre
-                    and least_area < part.mean() < 0.6
-                    and is_seen(image, scene.masks[other], least_contrast)
-                ):
-                    chosen.append(int(other))
-            chosen = [chosen[i % len(chosen)] for i in range(self.targets)]
-            masks = np.stack([scene.masks[c][window] for c in chosen])
-            yield _augment(rng, image[window], masks, self.size)
+        # now and then also what hardly stands out: a box says where it is all the same
+        contrast = FAINT if difficulty == 1 and rng.random() < 0.25 else CONTRAST
+        least_area, least = (
+            0.003 + 0.02 * (1 - difficulty),
+            (0.06 + 0.2 * (1 - difficulty)) * contrast / CONTRAST,
+        )
+        masks = [mask for mask in scene.masks if is_seen(image, mask, least, contrast)]
+        for _ in range(VIEWS_PER_SCENE if masks else 0):
+            view = look_at(rng, image, masks, self.targets, self.size, least_area)
+            if view is not None:
+                yield view
+
+
+def look_at(
+    rng: np.random.Generator,
+    image: np.ndarray,
+    masks: Sequence[np.ndarray],
+    targets: int,
+    size: int,
+    least_area: float = 0.003,
+) -> View | None:
+    """One look at one of the structures of a square image, and at others that are in sight.
+
+    Parameters
+    ----------
+    image : ndarray uint8 (H, H, 3)
+    masks : sequence of ndarray bool (H, H), none empty
+    targets : int
+        Targets of the view; with fewer structures in sight they repeat.
+    size : int
+        Side of the network's input, pixels.
+    least_area : float
+        Share of the view that a structure must have; None is returned if the chosen one has less.
+    """
+    centre = int(rng.integers(len(masks)))
+    rows, columns = np.flatnonzero(masks[centre].any(1)), np.flatnonzero(masks[centre].any(0))
+    window = _window(rng, rows, columns, limit=image.shape[0])
+    if masks[centre][window].mean() < least_area:
+        return None
+    chosen = [centre]
+    for other in rng.permutation(len(masks)):
+        if len(chosen) == targets:
+            break
+        if other != centre and least_area < masks[other][window].mean() < 0.6:
+            chosen.append(int(other))
+    shown = np.stack([masks[chosen[i % len(chosen)]][window] for i in range(targets)])
+    return _augment(rng, image[window], shown, size)
 
 
 def _window(rng, rows: np.ndarray, columns: np.ndarray, limit: int) -> tuple[slice, slice]:
@@ -132,11 +157,34 @@ class GeneratedClips(IterableDataset):
             images, masks = generate_clip(rng, self.frames)
             good = [m for m in masks if m[0].sum() > 60 and m[0].mean() < 0.5 and is_seen(images[0], m[0])]
             for chosen in good[:2]:
-                window = _window(rng, np.flatnonzero(chosen[0].any(1)), np.flatnonzero(chosen[0].any(0)), 256)
-                views = [
-                    _augment(
-                        np.random.default_rng(0), image[window], mask[window][None], self.size, plain=True
-                    )
-                    for image, mask in zip(images, chosen, strict=True)
-                ]
-                yield np.stack([v.image for v in views]), np.stack([v.masks[0] for v in views])
+                yield clip_view(rng, images, chosen, self.size)
+
+
+def clip_view(
+    rng: np.random.Generator, images: Sequence[np.ndarray], masks: Sequence[np.ndarray], size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Slices of one structure through one window around where it is on the first of them.
+
+    `images` are uint8 (H, H, 3), `masks` bool (H, H), the first not empty. Returns uint8 (F, S, S, 3) and
+    (F, S, S).
+    """
+    rows, columns = np.flatnonzero(masks[0].any(1)), np.flatnonzero(masks[0].any(0))
+    window = _window(rng, rows, columns, images[0].shape[0])
+    views = [
+        _augment(rng, image[window], mask[window][None], size, plain=True)
+        for image, mask in zip(images, masks, strict=True)
+    ]
+    return np.stack([v.image for v in views]), np.stack([v.masks[0] for v in views])
+
+
+class Mixed(IterableDataset):
+    """Samples of two endless streams, `share` of them of the second."""
+
+    def __init__(self, first: IterableDataset, second: IterableDataset, share: float, seed: int = 0) -> None:
+        self.streams, self.share, self.seed = (first, second), share, seed
+
+    def __iter__(self) -> Iterator:
+        rng = np.random.default_rng((self.seed, 17))
+        streams = [iter(stream) for stream in self.streams]
+        while True:
+            yield next(streams[int(rng.random() < self.share)])

@@ -1,0 +1,178 @@
+"""Training samples from real scans: labelled structures, and regions of like intensity."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+from torch.utils.data import IterableDataset, get_worker_info
+
+from lib.evaluation.datasets import Pair, find_pairs
+from lib.evaluation.study import read_study
+from lib.imaging.window import to_uint8
+from lib.trainers.generated import FAINTEST, MIN_AREA, acquire, is_seen
+from lib.trainers.views import VIEWS_PER_SCENE, View, clip_view, look_at
+
+ISOTROPIC = 1.5  # ratio of spacings up to which a volume is also cut along its other axes
+REGIONS_ONLY = 0.3  # share of slices whose targets are regions of like intensity instead of labels
+
+
+class Scan:
+    """One labelled image, windowed; slices along any axis that makes sense, padded to squares.
+
+    Attributes
+    ----------
+    axes : list of int
+        The array axes that it may be cut along.
+    used : dict of int to ndarray
+        By axis: the slices that have a label.
+    """
+
+    def __init__(self, pair: Pair) -> None:
+        study = read_study(pair)
+        pixels = to_uint8(study.volume.voxels, study.window)  # (I, J, K) or (I, J, K, 3)
+        spacing, shape = study.volume.spacing, study.volume.shape3
+        even = max(spacing) < ISOTROPIC * min(spacing) and min(shape) > 64
+        self.axes = [0, 1, 2] if even else [study.volume.slice_axis]
+        # a copy for each axis: a slice across the memory's order takes longer than all that is done with it
+        self.stacks = {
+            axis: tuple(np.ascontiguousarray(np.moveaxis(a, axis, 0)) for a in (pixels, study.labels))
+            for axis in self.axes
+        }
+        self.used = {axis: np.flatnonzero(labels.any((1, 2))) for axis, (_, labels) in self.stacks.items()}
+
+    def count(self, axis: int) -> int:
+        """Number of slices along an axis."""
+        return len(self.stacks[axis][0])
+
+    def slice(self, axis: int, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """A slice as a square picture, uint8 (H, H, 3), and its labels (H, H)."""
+        image, labels = (stack[index] for stack in self.stacks[axis])
+        if image.ndim == 2:
+            image = np.repeat(image[..., None], 3, 2)
+        side = max(labels.shape)
+        pad = [(0, side - n) for n in labels.shape]
+        return np.pad(image, [*pad, (0, 0)]), np.pad(labels, pad)
+
+
+class RealScans:
+    """The scans of several data sets; one of them is drawn, then a scan of it, then a slice."""
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self.sets = [[Scan(pair) for pair in find_pairs(folder).pairs] for folder in folders]
+
+    def draw(self, rng: np.random.Generator) -> tuple[Scan, int, int]:
+        """A scan, an axis and the index of a slice that has labels."""
+        scans = self.sets[rng.integers(len(self.sets))]
+        scan = scans[rng.integers(len(scans))]
+        axis = scan.axes[rng.integers(len(scan.axes))]
+        return scan, axis, int(rng.choice(scan.used[axis]))
+
+
+class RealViews(IterableDataset):
+    """An endless stream of `View` from real scans.
+
+    Parameters
+    ----------
+    scans : RealScans
+    size : int
+        Side of the network's input, pixels.
+    targets : int
+        Targets per view.
+    seed : int
+    """
+
+    def __init__(self, scans: RealScans, size: int, targets: int = 4, seed: int = 0) -> None:
+        self.scans, self.size, self.targets, self.seed = scans, size, targets, seed
+
+    def __iter__(self) -> Iterator[View]:
+        worker = get_worker_info()
+        rng = np.random.default_rng((self.seed, 11, worker.id if worker else 0))
+        while True:
+            scan, axis, index = self.scans.draw(rng)
+            image, labels = scan.slice(axis, index)
+            masks = _regions(rng, image) if rng.random() < REGIONS_ONLY else _structures(rng, labels)
+            image = _scanned_again(rng, image)
+            masks = [mask for mask in masks if is_seen(image, mask, 0.02, FAINTEST)]
+            for _ in range(VIEWS_PER_SCENE if masks else 0):
+                view = look_at(rng, image, masks, self.targets, self.size)
+                if view is not None:
+                    yield view
+
+
+class RealClips(IterableDataset):
+    """An endless stream of clips from real volumes, as `lib.trainers.views.GeneratedClips` makes them."""
+
+    def __init__(self, scans: RealScans, size: int, frames: int = 4, seed: int = 0) -> None:
+        self.scans, self.size, self.frames, self.seed = scans, size, frames, seed
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        worker = get_worker_info()
+        rng = np.random.default_rng((self.seed, 13, worker.id if worker else 0))
+        while True:
+            scan, axis, index = self.scans.draw(rng)
+            step = int(rng.integers(1, 4)) * int(rng.choice([-1, 1]))
+            indices = [index + t * step for t in range(self.frames)]
+            if not 0 <= indices[-1] < scan.count(axis):
+                continue
+            first, labels = scan.slice(axis, index)
+            values, counts = np.unique(labels, return_counts=True)
+            values = values[(counts > 60) & (values > 0)]
+            if not len(values):
+                continue
+            value = rng.choice(values)
+            if not is_seen(first, labels == value, 0.02, FAINTEST):
+                continue
+            slices = [(first, labels), *(scan.slice(axis, i) for i in indices[1:])]
+            look = int(rng.integers(2**31))  # one scanner for all slices
+            images = [_scanned_again(np.random.default_rng(look), image) for image, _ in slices]
+            yield clip_view(rng, images, [labels == value for _, labels in slices], self.size)
+
+
+def _structures(rng: np.random.Generator, labels: np.ndarray) -> list[np.ndarray]:
+    """Pieces of labelled structures; now and then of two neighbours as one."""
+    values = np.unique(labels)
+    values = values[values > 0]
+    found = []
+    for value in rng.permutation(values)[:12]:
+        mask = labels == value
+        if rng.random() < 0.15:
+            beside = np.unique(labels[ndimage.binary_dilation(mask, iterations=2)])
+            mask = mask | (labels == rng.choice(beside)) if beside.min() > 0 else mask
+        found += _large_pieces(mask)
+    return found
+
+
+def _regions(rng: np.random.Generator, image: np.ndarray) -> list[np.ndarray]:
+    """Pieces of like intensity after a blur: what a person sees as one thing whatever it is called."""
+    grey = ndimage.gaussian_filter(image.mean(2), rng.uniform(0.7, 3.0))
+    inside = grey[grey > 8]
+    if not len(inside):
+        return []
+    edges = np.unique(np.quantile(inside, np.sort(rng.uniform(0.05, 0.95, int(rng.integers(1, 4))))))
+    bands = np.digitize(grey, edges)
+    found = []
+    for band in np.unique(bands):
+        mask = ndimage.binary_opening(bands == band, iterations=1)
+        if rng.random() < 0.5:
+            mask = ndimage.binary_fill_holes(mask)
+        found += _large_pieces(mask)
+    return found
+
+
+def _large_pieces(mask: np.ndarray) -> list[np.ndarray]:
+    """The connected pieces of a mask that can be asked for, the largest eight."""
+    numbered, _ = ndimage.label(mask)
+    sizes = np.bincount(numbered.ravel())
+    sizes[0] = 0
+    order = np.argsort(-sizes)[:8]
+    return [numbered == n for n in order if max(MIN_AREA, 30) <= sizes[n] < 0.6 * mask.size]
+
+
+def _scanned_again(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
+    """Half of the images as they are, the others as another scanner and window would show them."""
+    if rng.random() < 0.5:
+        return image
+    return acquire(rng, image.mean(2).astype(np.float32) / 255, difficulty=rng.uniform(0, 0.5))
