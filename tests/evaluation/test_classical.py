@@ -69,6 +69,4 @@ def test_colour_is_looked_at_as_grey(name):
     grey = picture(180, 60)
     colour = np.repeat(grey[:, :, None], 3, 2)
     look = look_in_box(name)
-    np.testing.assert_array_equal(
-        look(colour, clicks([], [], box=BOX)), look(grey, clicks([], [], box=BOX))
-    )
+    np.testing.assert_array_equal(look(colour, clicks([], [], box=BOX)), look(grey, clicks([], [], box=BOX)))

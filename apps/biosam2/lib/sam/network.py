@@ -229,7 +229,7 @@ def build(architecture: Architecture, image_size: int | None = None) -> SAM2Base
                 window_spec=a.window_spec,
             ),
             neck=FpnNeck(
-                position_encoding=_sine(a.d_model),
+                position_encoding=_CoarsePositions(a.d_model, size // BACKBONE_STRIDE),
                 d_model=a.d_model,
                 backbone_channel_list=a.backbone_channels,
                 fpn_top_down_levels=[2, 3],
@@ -285,6 +285,23 @@ def build(architecture: Architecture, image_size: int | None = None) -> SAM2Base
 
 def _sine(features: int) -> PositionEmbeddingSine:
     return PositionEmbeddingSine(num_pos_feats=features, normalize=True, scale=None, temperature=10000)
+
+
+class _CoarsePositions(PositionEmbeddingSine):
+    """Positions of the stride-16 grid, zeros of no size for the finer ones.
+
+    Nothing reads the positions of the finer levels, and sam2 keeps two to three copies: 250 MB at 1024.
+    """
+
+    def __init__(self, features: int, grid: int) -> None:
+        super().__init__(num_pos_feats=features, normalize=True, temperature=10000, warmup_cache=False)
+        self.grid = grid
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Positions for features (B, C, H, W), of the same shape."""
+        if x.shape[-1] > self.grid:
+            return x.new_zeros(()).expand(x.shape)
+        return super().forward(x)
 
 
 def decode(

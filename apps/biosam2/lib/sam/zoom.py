@@ -116,6 +116,18 @@ def first_look(low: np.ndarray, high: np.ndarray, shape: tuple[int, int], size: 
     return around(low, high, shape, size, least=float(size))
 
 
+def distances(low: np.ndarray, high: np.ndarray, shape: tuple[int, int], size: int) -> list[View]:
+    """Views of what lies between two corners, from the closest that makes sense to the whole slice."""
+    views = [whole(shape)]
+    side = float(size) / MAX_ENLARGEMENT
+    while side < 0.9 * max(shape):
+        view = around(low, high, shape, size, least=side)
+        if view not in views:
+            views.append(view)
+        side = max(2 * side, view.side + 1)
+    return views
+
+
 def closer_look(view: View, mask: np.ndarray, size: int, keep: Corners | None = None) -> View | None:
     """A closer view when the structure found is too small in this one; None when this one will do.
 
@@ -150,20 +162,24 @@ def wider_look(view: View, mask: np.ndarray, size: int, keep: Corners | None = N
         What the wider view must hold besides the mask: the prompts, or the structure on other slices.
     """
     corners = extent(mask)
-    shape = _shape(mask)
-    if corners is None or view.is_whole(shape):
+    if corners is None or not touches_border(view, mask):
         return None
+    low, high = union(corners, keep) or corners
+    return around(low, high, _shape(mask), size, least=1.5 * view.side)
+
+
+def touches_border(view: View, mask: np.ndarray) -> bool:
+    """Whether a mask, bool (A, B), reaches a border of the view that is not the slice's own."""
+    corners, shape = extent(mask), _shape(mask)
+    if corners is None:
+        return False
     low, high = corners
-    touches = (
+    return bool(
         (low[0] <= view.a0 and view.a0 > 0)
         or (low[1] <= view.b0 and view.b0 > 0)
         or (high[0] >= view.a0 + view.na - 1 and view.a0 + view.na < shape[0])
         or (high[1] >= view.b0 + view.nb - 1 and view.b0 + view.nb < shape[1])
     )
-    if not touches:
-        return None
-    low, high = union(corners, keep) or corners
-    return around(low, high, shape, size, least=1.5 * view.side)
 
 
 def _shape(mask: np.ndarray) -> tuple[int, int]:
