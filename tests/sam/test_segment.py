@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from lib.prompts.prompts import SlicePrompts
 from lib.sam import segment as module
 from lib.sam import zoom
 from lib.sam.model import square
+from lib.sam.network import NANO
 from lib.sam.segment import (
     Decoded,
     _surest,
@@ -155,6 +157,49 @@ def test_the_mask_of_a_zoomed_look_lies_where_the_structure_is(model, prompts, d
     assert found.view.side < 330
     np.testing.assert_array_equal(found.mask, plane > 0)
     assert found.score == 0.9
+
+
+def test_a_first_click_is_looked_at_from_several_distances_and_the_surest_is_taken(model, prompts, decoder):
+    asked = decoder(model)
+    plane = _plane((300, 100), shape=(400, 330), side=41)
+    found = segment(model, plane, prompts([(300, 100)], [True]))
+    assert len(asked) == len(zoom.distances(*[np.array([300.0, 100.0])] * 2, (400, 330), model.size)) > 3
+    assert (
+        found.view.side == 48
+    )  # the closest that holds all of it: what is seen large has the sharpest border
+    np.testing.assert_array_equal(found.mask, plane > 0)
+
+
+def test_a_network_that_draws_no_prompts_looks_once_and_then_closer(model, prompts, decoder):
+    model.checkpoint = replace(model.checkpoint, architecture=replace(NANO, draws_prompts=False))
+    asked = decoder(model)
+    large = _plane((300, 100), shape=(400, 330), side=65)
+    segment(model, large, prompts([(300, 100)], [True]))
+    assert len(asked) == 2  # native resolution, then wider
+    small = _plane((300, 100), shape=(400, 330), side=5)
+    found = segment(model, small, prompts([(300, 100)], [True]))
+    assert len(asked) == 4 and found.view.side < model.size
+    np.testing.assert_array_equal(found.mask, small > 0)
+
+
+def test_later_clicks_stay_with_the_view_of_the_first(model, prompts, decoder):
+    decoder(model)
+    plane = _plane((300, 100), shape=(400, 330), side=21)
+    clicks, positive = [(300, 100), (312, 100), (306, 104)], [True, False, True]
+    views = [segment(model, plane, prompts(clicks[:n], positive[:n])).view for n in (1, 2, 3)]
+    assert views[0].side < 330 and len(set(views)) == 1
+    encoded = model.encoded
+    segment(model, plane, prompts(clicks, positive))
+    assert model.encoded == encoded
+
+
+def test_a_click_beside_the_view_widens_it_and_a_background_click_does_not(model, prompts, decoder):
+    decoder(model)
+    plane = _plane((300, 100), shape=(400, 330), side=21)
+    first = segment(model, plane, prompts([(300, 100)], [True])).view
+    both = segment(model, plane, prompts([(300, 100), (120, 250)], [True, True])).view
+    assert both.contains(np.array([120, 100]), np.array([300, 250]))
+    assert segment(model, plane, prompts([(300, 100), (120, 250)], [True, False])).view == first
 
 
 def test_without_zoom_the_network_always_looks_at_the_whole_slice(model, prompts, decoder):

@@ -170,3 +170,14 @@ def test_looking_wider_and_wider_ends_at_the_whole_slice(shape, a, b):
         assert wider.na * wider.nb > view.na * view.nb
         view = wider
     assert view.is_whole(shape)
+
+
+@given(SHAPES, st.integers(0, 10**6), st.integers(0, 10**6))
+@settings(max_examples=100, deadline=None)
+def test_distances_go_from_close_to_the_whole_slice_and_all_show_the_click(shape, a, b):
+    at = np.array([a % shape[0], b % shape[1]], float)
+    views = zoom.distances(at, at, shape, SIZE)
+    assert views[0].is_whole(shape) and len(set(views)) == len(views) <= 12
+    assert all(view.contains(at, at) for view in views)
+    sides = [view.side for view in views[1:]]
+    assert sides == sorted(sides) and all(side >= min(SIZE / 4, max(shape)) for side in sides)

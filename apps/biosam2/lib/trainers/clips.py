@@ -10,9 +10,13 @@ from lib.trainers import simulate
 from lib.trainers.losses import mask_loss, score_loss
 from lib.trainers.pretrain import ask, normalise
 
+CORRECTED = 0.3  # share of the later slices that get a corrective click
+
 
 def clip_loss(network: SAM2Base, images: torch.Tensor, masks: torch.Tensor, balance: float) -> torch.Tensor:
     """Loss of a box, click or mask on the first slice and of the masks that the memory makes on the others.
+
+    Some of these get a corrective click as well.
 
     Parameters
     ----------
@@ -54,11 +58,19 @@ def clip_loss(network: SAM2Base, images: torch.Tensor, masks: torch.Tensor, bala
             part, _ = score_loss(logits[present], scores[present], target[present], balance)
             loss = loss + part * present.float().mean()
         loss = loss + 0.3 * F.binary_cross_entropy_with_logits(score[:, 0], present.float())
+        rows = torch.arange(batch, device=logits.device)
         best = scores.argmax(1)
         with torch.no_grad():
             if several:  # follow the best mask, not the one that a beginner's score prefers
                 best = mask_loss(logits, target).argmin(1)
-        rows = torch.arange(batch, device=logits.device)
+        if t > 0 and torch.rand(()) < CORRECTED:
+            # somebody mends what the memory made of this slice, and goes on from there
+            given = logits[rows, best][:, None].detach().clamp(-32, 32)
+            click = simulate.corrections(given, target, size)
+            logits, scores, tokens, _ = ask(network, fused, high, *click, given, False)
+            best = torch.zeros_like(best)
+            part, _ = score_loss(logits, scores, target, balance)
+            loss = loss + part
         outputs["cond_frame_outputs" if t == 0 else "non_cond_frame_outputs"][t] = _remember(
             network, features, sizes, logits[rows, best][:, None], tokens, best, present
         )
