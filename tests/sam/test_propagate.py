@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from lib.prompts.prompts import Direction
 from lib.sam import propagate as module
 from lib.sam import zoom
 from lib.sam.propagate import Cancelled, Target, propagate
-from lib.sam.segment import segment
+from lib.sam.segment import segment, to_logits
 from lib.sam.tracker import REACH, Tracker
 from lib.sam.zoom import View
 
@@ -387,3 +389,31 @@ def test_going_back_after_a_move_remembers_the_prompted_slice_only(tracker, prom
     )
     made.track(4, True)
     assert sorted(made.memory.conditioning) == [5]
+
+
+@pytest.mark.parametrize("draws", [True, False])
+def test_a_network_that_sees_drawings_is_shown_the_mask_of_the_slice_before(
+    tracker, prompts, monkeypatch, draws
+):
+    given = {}
+    real = Tracker._step
+
+    def step(self, embedding, index, *args, **how):
+        given[index] = how.get("previous")
+        return real(self, embedding, index, *args, **how)
+
+    mask = _block((100, 100), (140, 130))
+    made = tracker({5: prompts(mask=mask)})
+    architecture = replace(made.model.checkpoint.architecture, draws_prompts=draws)
+    made.model.checkpoint = replace(made.model.checkpoint, architecture=architecture)
+    monkeypatch.setattr(Tracker, "_step", step)
+    monkeypatch.setattr(zoom, "wider_look", lambda *_: None)
+    found, _ = made.track(6, False)
+    made.track(7, False)
+    made.track(4, True)
+    if not draws:
+        assert set(given.values()) == {None}
+        return
+    view, size = made.memory.view, made.model.size
+    for index, before in ((6, mask), (7, found), (4, mask)):
+        torch.testing.assert_close(given[index], to_logits(before, view, size))

@@ -33,7 +33,7 @@ def test_a_jittered_box_stays_in_the_picture_and_near_the_mask():
     for _ in range(20):
         points, _ = simulate.boxes(_masks())
         assert (points >= 0).all() and (points <= SIZE - 1).all()
-        assert (points[0] - torch.tensor([[30.0, 20], [89, 59]])).abs().max() <= 60 * 0.05 + 3
+        assert (points[0] - torch.tensor([[30.0, 20], [89, 59]])).abs().max() <= 60 * 0.25 + 3
 
 
 def test_clicks_are_inside_the_region():

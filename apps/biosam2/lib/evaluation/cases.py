@@ -13,7 +13,7 @@ import numpy as np
 
 from lib.imaging.volume import load_volume
 from lib.imaging.window import PRESETS, Window, to_uint8
-from lib.trainers.generated import acquire, generate_scene, is_seen
+from lib.trainers.generated import acquire, generate_clip, generate_scene, is_seen
 
 # Training draws its scenes from small seeds (`scripts/train_default --seed`).
 HELD_BACK_SEED = 2**32
@@ -46,6 +46,24 @@ def generated(count: int, seed: int = HELD_BACK_SEED) -> Iterator[Case]:
         if seen:
             done += 1
             yield Case(f"generated {done}", image, seen[int(rng.integers(len(seen)))])
+
+
+def generated_volumes(
+    count: int, slices: int = 24, seed: int = HELD_BACK_SEED
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Generated volumes with a structure on some slices: pixels uint8 and truth bool, both (K, H, H)."""
+    rng = np.random.default_rng(seed)
+    done = 0
+    while done < count:
+        images, masks = generate_clip(rng, slices)
+        for structure in rng.permutation(len(masks)):
+            truth = np.stack(masks[structure])
+            largest = int(truth.sum((1, 2)).argmax())
+            on = int(truth.any((1, 2)).sum())
+            if 6 <= on < slices and truth[largest].sum() > 200 and is_seen(images[largest], truth[largest]):
+                done += 1
+                yield np.stack(images).mean(3).astype(np.uint8), truth
+                break
 
 
 def icbm_tissue(step: int = 8) -> Iterator[Case]:

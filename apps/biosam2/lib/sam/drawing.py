@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 
 # labels of sam2's prompt encoder
-NEGATIVE, POSITIVE, BOX_LOW, BOX_HIGH = 0, 1, 2, 3
+PADDING, NEGATIVE, POSITIVE, BOX_LOW, BOX_HIGH = -1, 0, 1, 2, 3
 INK = 10.0  # logit of what is drawn, that of a mask prompt
 DISC = 0.025  # radius of a click, share of the square
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from lib.prompts.prompts import SlicePrompts
 from lib.sam import zoom
+from lib.sam.drawing import PADDING
 from lib.sam.embeddings import Embedding
 from lib.sam.model import Model
 from lib.sam.segment import (
@@ -21,6 +22,7 @@ from lib.sam.segment import (
     pointed_at,
     segment,
     steps,
+    to_logits,
     to_mask_prompt,
     to_points,
     to_prompt,
@@ -130,9 +132,26 @@ class Tracker:
     def _look(self, index: int, backwards: bool) -> tuple[np.ndarray, float, dict]:
         embedding = self._embed(index)
         with self.model.running():
-            output = self._step(embedding, index, backwards=backwards)
+            beside = self._beside(index, backwards)
+            output = self._step(embedding, index, previous=beside, backwards=backwards)
             mask = to_slice(output["pred_masks"], self.memory.view, self.shape) > 0
             return mask, output["score"], self._compact(output)
+
+    def _beside(self, index: int, backwards: bool) -> torch.Tensor | None:
+        """For networks that see prompts drawn: the mask of the slice before, as a mask prompt.
+
+        Their memory is young; what the structure looked like a slice ago they see at once.
+        """
+        if not self.model.checkpoint.architecture.draws_prompts:
+            return None
+        before = index + 1 if backwards else index - 1
+        if self.previous is not None and self.previous[0] == before:
+            mask = self.previous[1]
+        elif before in self.prompted:
+            mask = self.prompted[before]
+        else:
+            return None
+        return to_logits(mask, self.memory.view, self.model.size).to(self.model.device)
 
     def _look_alone(self, index: int) -> Segmentation:
         """A slice that stands by itself; a mask without clicks is the person's answer, not a question."""
@@ -186,13 +205,19 @@ class Tracker:
         """
         network = self.model.network
         features, positions, sizes = self.model.flat(embedding)
+        asked = points
+        if points is None and previous is not None:
+            # sam2 takes a mask prompt on a slice only beside points; this is the point that it means by none
+            empty = torch.zeros(1, 1, 2, device=self.model.device)
+            label = torch.full((1, 1), PADDING, dtype=torch.int32, device=self.model.device)
+            asked = {"point_coords": empty, "point_labels": label}
         output, answer, _, _ = network._track_step(
             frame_idx=index,
             is_init_cond_frame=alone,
             current_vision_feats=features,
             current_vision_pos_embeds=positions,
             feat_sizes=sizes,
-            point_inputs=points,
+            point_inputs=asked,
             mask_inputs=mask,
             output_dict=self.memory.as_outputs(),
             num_frames=self.count,

@@ -11,6 +11,9 @@ from lib.trainers.losses import mask_loss, score_loss
 from lib.trainers.pretrain import ask, normalise
 
 CORRECTED = 0.3  # share of the later slices that get a corrective click
+BESIDE = 0.8  # share of the clips that see the mask of the slice before as a mask prompt (`lib.sam.tracker`)
+PRESENCE = 0.6  # weight of the object score's loss
+MASK_LOGIT = 10.0  # as in SAM2Base._use_mask_as_output
 
 
 def clip_loss(network: SAM2Base, images: torch.Tensor, masks: torch.Tensor, balance: float) -> torch.Tensor:
@@ -31,6 +34,8 @@ def clip_loss(network: SAM2Base, images: torch.Tensor, masks: torch.Tensor, bala
     positions = [p[:batch] for p in out["vision_pos_enc"]]
     outputs: dict[str, dict[int, dict]] = {"cond_frame_outputs": {}, "non_cond_frame_outputs": {}}
     loss = torch.zeros((), device=images.device)
+    beside = bool(torch.rand(()) < BESIDE)
+    before: torch.Tensor | None = None
     for t in range(frames):
         truth = masks[:, t]
         target = F.avg_pool2d(truth[:, None].float(), 4)
@@ -41,6 +46,7 @@ def clip_loss(network: SAM2Base, images: torch.Tensor, masks: torch.Tensor, bala
         high = [level[:, t] for level in levels[:-1]]
         if t == 0 and torch.rand(()) < 0.35:
             outputs["cond_frame_outputs"][0] = _remember_mask(network, features, sizes, high, truth)
+            before = _as_prompt(target) if beside else None
             continue
         fused = network._prepare_memory_conditioned_features(
             frame_idx=t,
@@ -52,12 +58,12 @@ def clip_loss(network: SAM2Base, images: torch.Tensor, masks: torch.Tensor, bala
             num_frames=frames,
         )
         points, labels, several = _prompt(truth, target, first=t == 0)
-        logits, scores, tokens, score = ask(network, fused, high, points, labels, None, several)
+        logits, scores, tokens, score = ask(network, fused, high, points, labels, before, several)
         # a structure that is not there has no mask to learn, only its absence
         if present.any():
             part, _ = score_loss(logits[present], scores[present], target[present], balance)
             loss = loss + part * present.float().mean()
-        loss = loss + 0.3 * F.binary_cross_entropy_with_logits(score[:, 0], present.float())
+        loss = loss + PRESENCE * F.binary_cross_entropy_with_logits(score[:, 0], present.float())
         rows = torch.arange(batch, device=logits.device)
         best = scores.argmax(1)
         with torch.no_grad():
@@ -71,10 +77,18 @@ def clip_loss(network: SAM2Base, images: torch.Tensor, masks: torch.Tensor, bala
             best = torch.zeros_like(best)
             part, _ = score_loss(logits, scores, target, balance)
             loss = loss + part
+        # an absent structure is shown as an empty mask, which is what the app makes of it
+        shown = (logits[rows, best][:, None].detach() > 0) & present[:, None, None, None]
+        before = _as_prompt(shown) if beside else None
         outputs["cond_frame_outputs" if t == 0 else "non_cond_frame_outputs"][t] = _remember(
             network, features, sizes, logits[rows, best][:, None], tokens, best, present
         )
     return loss / frames
+
+
+def _as_prompt(mask: torch.Tensor) -> torch.Tensor:
+    """A mask (N, 1, h, w), bool or 0 to 1, as logits of a mask prompt."""
+    return mask.float() * (2 * MASK_LOGIT) - MASK_LOGIT
 
 
 def _prompt(

@@ -113,7 +113,7 @@ class RealClips(IterableDataset):
         rng = np.random.default_rng((self.seed, 13, worker.id if worker else 0))
         while True:
             scan, axis, index = self.scans.draw(rng)
-            step = int(rng.integers(1, 4)) * int(rng.choice([-1, 1]))
+            step = int(rng.integers(1, 6)) * int(rng.choice([-1, 1]))
             indices = [index + t * step for t in range(self.frames)]
             if not 0 <= indices[-1] < scan.count(axis):
                 continue

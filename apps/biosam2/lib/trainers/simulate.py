@@ -5,11 +5,9 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from lib.sam.drawing import BOX_HIGH, BOX_LOW, NEGATIVE, POSITIVE
+from lib.sam.drawing import BOX_HIGH, BOX_LOW, NEGATIVE, PADDING, POSITIVE
 
 __all__ = ["BOX_HIGH", "BOX_LOW", "NEGATIVE", "PADDING", "POSITIVE", "boxes", "clicks", "corrections"]
-
-PADDING = -1  # sam2's label of a point that is none
 
 
 def boxes(
