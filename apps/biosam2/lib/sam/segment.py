@@ -73,11 +73,11 @@ def segment(model: Model, plane: np.ndarray, prompts: SlicePrompts, use_zoom: bo
         Look at what the prompts point to; otherwise always at the whole slice.
     """
     if not use_zoom:
-        look = _look(model, plane, prompts, zoom.whole(_shape(plane)))
+        look = _look(model, plane, prompts, zoom.whole(zoom.shape_of(plane)))
     elif prompts.box is None and prompts.mask is None and prompts.positive.any():
         look = _click_by_click(model, plane, prompts)
     else:
-        view = first_view(prompts, _shape(plane), model.size)
+        view = first_view(prompts, zoom.shape_of(plane), model.size)
         look = _widened(model, plane, prompts, _look(model, plane, prompts, view))
     # `_surest` chooses for a first click
     chosen = prompts.box is None and model.checkpoint.architecture.draws_prompts
@@ -112,7 +112,7 @@ class _Look:
 def _look(model: Model, plane: np.ndarray, prompts: SlicePrompts, view: View, cached: bool = True) -> _Look:
     """Look once; `cached` tells whether the looks before this one were."""
     decoded, hit = decode_in_view(model, plane, prompts, view)
-    logits = to_slice(decoded.logits, view, _shape(plane))
+    logits = to_slice(decoded.logits, view, zoom.shape_of(plane))
     found = logits > 0
     mask = connected(found, prompts)
     sure = float((1 / (1 + np.exp(-logits[mask]))).mean()) if mask.any() else 0.0
@@ -136,19 +136,18 @@ def _click_by_click(model: Model, plane: np.ndarray, prompts: SlicePrompts) -> _
     Each request brings all clicks, and their order of old: what was answered before is remembered. Who
     corrects a mask means that mask, so the view changes only when a click or the mask leaves it.
     """
-    order = np.argsort(~prompts.positive, kind="stable")[:1]
-    order = np.concatenate([order, np.delete(np.arange(len(prompts.points)), order)])
+    start = int(np.argmax(prompts.positive))
+    order = [start, *(n for n in range(len(prompts.points)) if n != start)]
     points, positive = prompts.points[order], prompts.positive[order]
     first = SlicePrompts(points[:1], positive[:1], None, None)
     look = _first_click(model, plane, first)
     for count in range(2, len(points) + 1):
         given = SlicePrompts(points[:count], positive[:count], None, None)
-        low, high = given.points[given.positive].min(0), given.points[given.positive].max(0)
-        view = look.view
-        if not view.contains(low, high):
-            corners = zoom.union((low, high), zoom.extent(look.mask))
-            assert corners is not None  # the clicks are there
-            view = zoom.around(*corners, _shape(plane), model.size, least=view.side)
+        clicked, view = pointed_at(given), look.view
+        assert clicked is not None  # the first click is positive
+        if not view.contains(*clicked):
+            corners = zoom.union(clicked, zoom.extent(look.mask)) or clicked
+            view = zoom.around(*corners, zoom.shape_of(plane), model.size, least=view.side)
         look = _widened(model, plane, given, _look(model, plane, given, view, look.cached))
     return look
 
@@ -161,7 +160,7 @@ def _first_click(model: Model, plane: np.ndarray, click: SlicePrompts) -> _Look:
     so, against 0.64 from one distance. A large network looks at native resolution, then closer if what it
     found is small there.
     """
-    shape, keep = _shape(plane), pointed_at(click)
+    shape, keep = zoom.shape_of(plane), pointed_at(click)
     assert keep is not None  # it is a positive click
     if model.checkpoint.architecture.draws_prompts:
         looks = [_look(model, plane, click, view) for view in zoom.distances(*keep, shape, model.size)]
@@ -172,10 +171,6 @@ def _first_click(model: Model, plane: np.ndarray, click: SlicePrompts) -> _Look:
     if closer is not None and zoom.wider_look(look.view, look.mask, model.size, keep) is None:
         look = _look(model, plane, click, closer, look.cached)
     return _widened(model, plane, click, look)
-
-
-def _shape(plane: np.ndarray) -> tuple[int, int]:
-    return plane.shape[0], plane.shape[1]
 
 
 def decode_in_view(
@@ -251,7 +246,12 @@ def to_points(prompts: SlicePrompts, view: View, size: int) -> tuple[np.ndarray,
 
 def to_logits(mask: np.ndarray, view: View, size: int) -> torch.Tensor:
     """A mask of the slice, bool (A, B), as mask-prompt logits of a view, float32 (1, 1, size/4, size/4)."""
-    return to_square(mask, view, size // 4) * (2 * MASK_LOGIT) - MASK_LOGIT
+    return as_logits(to_square(mask, view, size // 4))
+
+
+def as_logits(shape: torch.Tensor) -> torch.Tensor:
+    """A mask, float and 0 to 1, as logits of a mask prompt."""
+    return shape * (2 * MASK_LOGIT) - MASK_LOGIT
 
 
 def to_square(mask: np.ndarray, view: View, size: int) -> torch.Tensor:

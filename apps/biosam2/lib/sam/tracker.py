@@ -79,8 +79,7 @@ class Tracker:
         self.model, self.planes, self.count = model, planes, count
         self.use_zoom = use_zoom
         self.prompts = dict(sorted(prompts.items()))
-        plane = planes(next(iter(self.prompts)))
-        self.shape = (plane.shape[0], plane.shape[1])
+        self.shape = zoom.shape_of(planes(next(iter(self.prompts))))
         self.prompted: dict[int, np.ndarray] = {}
         self.previous: tuple[int, np.ndarray] | None = None
         # one way through the slices may need another view than the other

@@ -146,7 +146,7 @@ def closer_look(view: View, mask: np.ndarray, size: int, keep: Corners | None = 
     if seen >= TOO_SMALL:
         return None
     low, high = union(corners, keep) or corners
-    closer = around(low, high, _shape(mask), size)
+    closer = around(low, high, shape_of(mask), size)
     return closer if closer.side <= view.side / 2 else None
 
 
@@ -165,12 +165,12 @@ def wider_look(view: View, mask: np.ndarray, size: int, keep: Corners | None = N
     if corners is None or not touches_border(view, mask):
         return None
     low, high = union(corners, keep) or corners
-    return around(low, high, _shape(mask), size, least=1.5 * view.side)
+    return around(low, high, shape_of(mask), size, least=1.5 * view.side)
 
 
 def touches_border(view: View, mask: np.ndarray) -> bool:
     """Whether a mask, bool (A, B), reaches a border of the view that is not the slice's own."""
-    corners, shape = extent(mask), _shape(mask)
+    corners, shape = extent(mask), shape_of(mask)
     if corners is None:
         return False
     low, high = corners
@@ -182,8 +182,9 @@ def touches_border(view: View, mask: np.ndarray) -> bool:
     )
 
 
-def _shape(mask: np.ndarray) -> tuple[int, int]:
-    return mask.shape[0], mask.shape[1]
+def shape_of(plane: np.ndarray) -> tuple[int, int]:
+    """(A, B) of a slice or of a mask of one; a colour axis does not count."""
+    return plane.shape[0], plane.shape[1]
 
 
 def _step_up(side: float) -> int:

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from sam2.modeling.sam2_base import NO_OBJ_SCORE, SAM2Base
 
+from lib.sam.segment import CLAMP, as_logits
 from lib.trainers import simulate
 from lib.trainers.losses import mask_loss, score_loss
 from lib.trainers.pretrain import ask, normalise
@@ -13,7 +14,6 @@ from lib.trainers.pretrain import ask, normalise
 CORRECTED = 0.3  # share of the later slices that get a corrective click
 BESIDE = 0.8  # share of the clips that see the mask of the slice before as a mask prompt (`lib.sam.tracker`)
 PRESENCE = 0.6  # weight of the object score's loss
-MASK_LOGIT = 10.0  # as in SAM2Base._use_mask_as_output
 
 
 def clip_loss(network: SAM2Base, images: torch.Tensor, masks: torch.Tensor, balance: float) -> torch.Tensor:
@@ -46,7 +46,7 @@ def clip_loss(network: SAM2Base, images: torch.Tensor, masks: torch.Tensor, bala
         high = [level[:, t] for level in levels[:-1]]
         if t == 0 and torch.rand(()) < 0.35:
             outputs["cond_frame_outputs"][0] = _remember_mask(network, features, sizes, high, truth)
-            before = _as_prompt(target) if beside else None
+            before = as_logits(target) if beside else None
             continue
         fused = network._prepare_memory_conditioned_features(
             frame_idx=t,
@@ -71,7 +71,7 @@ def clip_loss(network: SAM2Base, images: torch.Tensor, masks: torch.Tensor, bala
                 best = mask_loss(logits, target).argmin(1)
         if t > 0 and torch.rand(()) < CORRECTED:
             # somebody mends what the memory made of this slice, and goes on from there
-            given = logits[rows, best][:, None].detach().clamp(-32, 32)
+            given = logits[rows, best][:, None].detach().clamp(-CLAMP, CLAMP)
             click = simulate.corrections(given, target, size)
             logits, scores, tokens, _ = ask(network, fused, high, *click, given, False)
             best = torch.zeros_like(best)
@@ -79,16 +79,11 @@ def clip_loss(network: SAM2Base, images: torch.Tensor, masks: torch.Tensor, bala
             loss = loss + part
         # an absent structure is shown as an empty mask, which is what the app makes of it
         shown = (logits[rows, best][:, None].detach() > 0) & present[:, None, None, None]
-        before = _as_prompt(shown) if beside else None
+        before = as_logits(shown.float()) if beside else None
         outputs["cond_frame_outputs" if t == 0 else "non_cond_frame_outputs"][t] = _remember(
             network, features, sizes, logits[rows, best][:, None], tokens, best, present
         )
     return loss / frames
-
-
-def _as_prompt(mask: torch.Tensor) -> torch.Tensor:
-    """A mask (N, 1, h, w), bool or 0 to 1, as logits of a mask prompt."""
-    return mask.float() * (2 * MASK_LOGIT) - MASK_LOGIT
 
 
 def _prompt(

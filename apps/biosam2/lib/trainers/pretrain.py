@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader
 from lib.sam.drawing import draw
 from lib.sam.model import MEAN, STD
 from lib.sam.network import decode
+from lib.sam.segment import CLAMP
 from lib.trainers import simulate
 from lib.trainers.losses import score_loss
 
@@ -105,7 +106,7 @@ def image_loss(
             # an object is there in every generated view: the score's negatives come from the clips
             loss = loss + 0.02 * F.softplus(-present).mean()
             answer[rows] = out.gather(1, best[:, None, None, None].expand(-1, 1, *out.shape[-2:])).detach()
-        logits = answer.clamp(-32, 32)
+        logits = answer.clamp(-CLAMP, CLAMP)
     return loss / (1 + corrections)
 
 
