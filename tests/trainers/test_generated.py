@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lib.trainers.generated import acquire, generate_clip, generate_scene, is_seen
-from lib.trainers.views import GeneratedClips, GeneratedViews
+from lib.trainers.views import TARGETS_A_CLIP, GeneratedClips, GeneratedViews
 
 
 def test_the_same_seed_gives_the_same_scene():
@@ -70,12 +70,14 @@ def test_views_show_their_targets_at_the_networks_size():
         assert view.masks[0].sum() > 20
 
 
-def test_the_first_slice_of_a_clip_has_the_structure():
-    clips = iter(GeneratedClips(64, frames=3, seed=1))
-    for _ in range(4):
+def test_the_first_slice_of_a_clip_has_the_structures():
+    clips, several = iter(GeneratedClips(64, frames=3, seed=1)), 0
+    for _ in range(12):
         images, masks = next(clips)
-        assert images.shape == (3, 64, 64, 3)
-        assert masks[0].any()
+        assert images.shape == (3, 64, 64, 3) and masks.shape == (TARGETS_A_CLIP, 3, 64, 64)
+        assert masks[:, 0].any((1, 2)).all()
+        several += bool((masks[0] != masks[1]).any())
+    assert several > 2
 
 
 @pytest.fixture(autouse=True)

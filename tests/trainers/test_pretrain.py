@@ -92,9 +92,9 @@ def test_processes_make_the_same_step_on_the_mean_of_their_gradients(tmp_path):
 def test_clips_teach_the_memory_and_the_object_score(batch):
     torch.manual_seed(1)
     net = network.build(TINY).train()
-    images, masks = (part.unsqueeze(1).expand(-1, 3, *part.shape[1:]).clone() for part in batch)
-    masks = masks[:, :, 0]
-    masks[0, 1] = 0  # hidden on one slice
+    images = batch[0].unsqueeze(1).expand(-1, 3, *batch[0].shape[1:])
+    masks = batch[1].unsqueeze(2).repeat(1, 1, 3, 1, 1)
+    masks[0, 0, 1] = 0  # hidden on one slice
     touched = set()
     for _ in range(6):  # every kind of first prompt
         net.zero_grad()

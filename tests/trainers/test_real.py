@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lib.trainers.real import RealClips, RealScans, RealViews
-from lib.trainers.views import Mixed
+from lib.trainers.views import TARGETS_A_CLIP, Mixed
 
 SIZE = 64
 
@@ -78,14 +78,16 @@ def test_the_same_seed_gives_the_same_samples(scans):
             assert all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-def test_a_clip_follows_one_structure_through_slices(scans):
+def test_a_clip_follows_structures_through_slices(scans):
+    changes = []
     for images, masks in islice(RealClips(scans, SIZE, frames=4, seed=1), 12):
-        assert images.shape == (4, SIZE, SIZE, 3) and masks.shape == (4, SIZE, SIZE)
-        assert masks[0].any()
-        area = masks.sum((1, 2)).astype(int)
+        assert images.shape == (4, SIZE, SIZE, 3) and masks.shape == (TARGETS_A_CLIP, 4, SIZE, SIZE)
+        assert masks[:, 0].any((1, 2)).all()
+        area = masks.sum((2, 3)).astype(int)
         assert (np.abs(np.diff(area)) < 0.6 * SIZE**2).all()
-        # the same look at the same place: what lies still changes little from slice to slice
-        assert np.median(np.abs(np.diff(images.astype(int), axis=0))) < 30
+        changes.append(np.median(np.abs(np.diff(images.astype(int), axis=0))))
+    # the same look at the same place: what lies still changes little from slice to slice, but for the noise
+    assert np.median(changes) < 20
 
 
 def test_samples_of_two_streams_are_mixed_in_their_share():

@@ -11,6 +11,7 @@ from lib.trainers import simulate
 from lib.trainers.losses import mask_loss, score_loss
 from lib.trainers.pretrain import ask, normalise
 
+OWN = 0.7  # share of the clips that go on from the network's own answers, wrong ones as well
 CORRECTED = 0.3  # share of the later slices that get a corrective click
 BESIDE = 0.8  # share of the clips that see the mask of the slice before as a mask prompt (`lib.sam.tracker`)
 PRESENCE = 0.6  # weight of the object score's loss
@@ -24,17 +25,22 @@ def clip_loss(network: SAM2Base, images: torch.Tensor, masks: torch.Tensor, bala
     Parameters
     ----------
     images : Tensor uint8 (B, F, S, S, 3)
-    masks : Tensor uint8 (B, F, S, S), 0 or 1; the structure is on the first slice
+    masks : Tensor uint8 (B, T, F, S, S), 0 or 1; each of the T structures is on the first slice
     balance : float
         See `lib.trainers.losses.mask_loss`.
     """
-    batch, frames, size = masks.shape[:3]
+    clips, targets, frames, size = masks.shape[:4]
     out = network.forward_image(normalise(images.flatten(0, 1)))
-    levels = [level.view(batch, frames, *level.shape[1:]) for level in out["backbone_fpn"]]
-    positions = [p[:batch] for p in out["vision_pos_enc"]]
+    # the slices were encoded once for all structures on them
+    levels = [
+        level.view(clips, frames, *level.shape[1:]).repeat_interleave(targets, 0)
+        for level in out["backbone_fpn"]
+    ]
+    masks, batch = masks.flatten(0, 1), clips * targets
+    positions = [p[:1].expand(batch, *p.shape[1:]) for p in out["vision_pos_enc"]]
     outputs: dict[str, dict[int, dict]] = {"cond_frame_outputs": {}, "non_cond_frame_outputs": {}}
     loss = torch.zeros((), device=images.device)
-    beside = bool(torch.rand(()) < BESIDE)
+    beside, own = bool(torch.rand(()) < BESIDE), bool(torch.rand(()) < OWN)
     before: torch.Tensor | None = None
     for t in range(frames):
         truth = masks[:, t]
@@ -67,8 +73,9 @@ def clip_loss(network: SAM2Base, images: torch.Tensor, masks: torch.Tensor, bala
         rows = torch.arange(batch, device=logits.device)
         best = scores.argmax(1)
         with torch.no_grad():
-            if several:  # follow the best mask, not the one that a beginner's score prefers
+            if several and not own:  # follow the best mask, not the one that a beginner's score prefers
                 best = mask_loss(logits, target).argmin(1)
+        there = score[:, 0].detach() > 0 if own and t > 0 else present
         if t > 0 and torch.rand(()) < CORRECTED:
             # somebody mends what the memory made of this slice, and goes on from there
             given = logits[rows, best][:, None].detach().clamp(-CLAMP, CLAMP)
@@ -77,11 +84,12 @@ def clip_loss(network: SAM2Base, images: torch.Tensor, masks: torch.Tensor, bala
             best = torch.zeros_like(best)
             part, _ = score_loss(logits, scores, target, balance)
             loss = loss + part
+            there = present
         # an absent structure is shown as an empty mask, which is what the app makes of it
-        shown = (logits[rows, best][:, None].detach() > 0) & present[:, None, None, None]
+        shown = (logits[rows, best][:, None].detach() > 0) & there[:, None, None, None]
         before = as_logits(shown.float()) if beside else None
         outputs["cond_frame_outputs" if t == 0 else "non_cond_frame_outputs"][t] = _remember(
-            network, features, sizes, logits[rows, best][:, None], tokens, best, present
+            network, features, sizes, logits[rows, best][:, None], tokens, best, there, t == 0
         )
     return loss / frames
 
@@ -110,12 +118,8 @@ def _remember_mask(network, features, sizes, high, truth: torch.Tensor) -> dict:
     return {"maskmem_features": memory, "maskmem_pos_enc": positions, "obj_ptr": answer[5]}
 
 
-def _remember(network, features, sizes, logits, tokens, best, present) -> dict:
-    """Memory and object pointer of one slice, as `SAM2Base.track_step` makes them.
-
-    Whether the structure is there is taken from the truth: with its own early guesses the network would learn
-    to remember nothing.
-    """
+def _remember(network, features, sizes, logits, tokens, best, present, prompted: bool) -> dict:
+    """Memory and object pointer of one slice, as `SAM2Base.track_step` makes them; `present` (B,) bool."""
     rows = torch.arange(len(best), device=logits.device)
     pointer = network.obj_ptr_proj(tokens[rows, best if tokens.shape[1] > 1 else 0])
     there = present.float()[:, None]
@@ -127,6 +131,6 @@ def _remember(network, features, sizes, logits, tokens, best, present) -> dict:
         feat_sizes=sizes,
         pred_masks_high_res=masks,
         object_score_logits=there * 20 - 10,
-        is_mask_from_pts=False,
+        is_mask_from_pts=prompted,
     )
     return {"maskmem_features": memory, "maskmem_pos_enc": positions, "obj_ptr": pointer}

@@ -108,7 +108,7 @@ class RealClips(IterableDataset):
     def __init__(self, scans: RealScans, size: int, frames: int = 4, seed: int = 0) -> None:
         self.scans, self.size, self.frames, self.seed = scans, size, frames, seed
 
-    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def __iter__(self) -> Iterator[View]:
         worker = get_worker_info()
         rng = np.random.default_rng((self.seed, 13, worker.id if worker else 0))
         while True:
@@ -119,16 +119,15 @@ class RealClips(IterableDataset):
                 continue
             first, labels = scan.slice(axis, index)
             values, counts = np.unique(labels, return_counts=True)
-            values = values[(counts > 60) & (values > 0)]
-            if not len(values):
-                continue
-            value = rng.choice(values)
-            if not is_seen(first, labels == value, 0.02, FAINTEST):
+            values = rng.permutation(values[(counts > 60) & (values > 0)])[:8]
+            values = [v for v in values if is_seen(first, labels == v, 0.02, FAINTEST)]
+            if not values:
                 continue
             slices = [(first, labels), *(scan.slice(axis, i) for i in indices[1:])]
             look = int(rng.integers(2**31))  # one scanner for all slices
             images = [_scanned_again(np.random.default_rng(look), image) for image, _ in slices]
-            yield clip_view(rng, images, [labels == value for _, labels in slices], self.size)
+            structures = [[shown == value for _, shown in slices] for value in values]
+            yield clip_view(rng, images, structures, 0, self.size)
 
 
 def _structures(rng: np.random.Generator, labels: np.ndarray) -> list[np.ndarray]:

@@ -11,7 +11,7 @@ __all__ = ["BOX_HIGH", "BOX_LOW", "NEGATIVE", "PADDING", "POSITIVE", "boxes", "c
 
 
 def boxes(
-    masks: torch.Tensor, jitter: float = 0.25, pixels: float = 3.0
+    masks: torch.Tensor, jitter: float = 0.25, pixels: float = 6.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """A loose box around each mask, as two labelled points.
 

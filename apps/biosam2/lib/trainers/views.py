@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +13,8 @@ from lib.trainers.generated import CONTRAST, acquire, generate_clip, generate_sc
 
 VIEWS_PER_SCENE = 6  # a scene costs more than a look at it
 FAINT = 0.25  # see generated.CONTRAST
+HIDDEN = 0.05  # share of the views that show structures which nobody could see
+TARGETS_A_CLIP = 3  # the slices are encoded once for all of them
 
 
 class View(NamedTuple):
@@ -61,6 +63,8 @@ class GeneratedViews(IterableDataset):
         image = acquire(rng, scene.image, difficulty)
         # now and then also what hardly stands out: a box says where it is all the same
         contrast = FAINT if difficulty == 1 and rng.random() < 0.25 else CONTRAST
+        if difficulty == 1 and rng.random() < HIDDEN:
+            contrast = -1.0  # all that is left is a box, and what fits into boxes
         least_area, least = (
             0.003 + 0.02 * (1 - difficulty),
             (0.06 + 0.2 * (1 - difficulty)) * contrast / CONTRAST,
@@ -98,14 +102,27 @@ def look_at(
     window = _window(rng, rows, columns, limit=image.shape[0])
     if masks[centre][window].mean() < least_area:
         return None
+    chosen = _in_sight(rng, masks, centre, window, targets, least_area)
+    shown = np.stack([masks[chosen[i % len(chosen)]][window] for i in range(targets)])
+    return _turn(rng)(_resized(image[window], shown, size))
+
+
+def _in_sight(
+    rng: np.random.Generator,
+    masks: Sequence[np.ndarray],
+    centre: int,
+    window: tuple[slice, slice],
+    most: int,
+    least_area: float,
+) -> list[int]:
+    """The structure that a window was made for and others in it, at most `most`; indices of `masks`."""
     chosen = [centre]
     for other in rng.permutation(len(masks)):
-        if len(chosen) == targets:
+        if len(chosen) == most:
             break
         if other != centre and least_area < masks[other][window].mean() < 0.6:
             chosen.append(int(other))
-    shown = np.stack([masks[chosen[i % len(chosen)]][window] for i in range(targets)])
-    return _augment(rng, image[window], shown, size)
+    return chosen
 
 
 def _window(rng, rows: np.ndarray, columns: np.ndarray, limit: int) -> tuple[slice, slice]:
@@ -120,8 +137,8 @@ def _window(rng, rows: np.ndarray, columns: np.ndarray, limit: int) -> tuple[sli
     return slice(starts[0], starts[0] + side), slice(starts[1], starts[1] + side)
 
 
-def _augment(rng, image: np.ndarray, masks: np.ndarray, size: int, plain: bool = False) -> View:
-    """Scale to the network's size as inference does; unless `plain`, also flips, turns and contrast."""
+def _resized(image: np.ndarray, masks: np.ndarray, size: int) -> np.ndarray:
+    """Colours and masks at the network's size, scaled as inference does; uint8 (3 + T, S, S), masks 0 or 255."""
     pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
     pixels = torch.nn.functional.interpolate(
         pixels, (size, size), mode="bilinear", align_corners=False, antialias=True
@@ -129,54 +146,81 @@ def _augment(rng, image: np.ndarray, masks: np.ndarray, size: int, plain: bool =
     # masks are smooth shapes sampled on a coarse grid: bilinear and a threshold keep their borders smooth
     shapes = torch.from_numpy(masks.astype(np.float32))[None]
     shapes = torch.nn.functional.interpolate(shapes, (size, size), mode="bilinear", align_corners=False)
-    stack = torch.cat([pixels[0], (shapes[0] > 0.5).float() * 255]).clamp(0, 255).byte().numpy()
-    if not plain:
-        stack = stack[:, ::-1] if rng.random() < 0.5 else stack
-        stack = np.rot90(stack, int(rng.integers(4)), (1, 2))
-        if rng.random() < 0.2:
+    return torch.cat([pixels[0], (shapes[0] > 0.5).float() * 255]).clamp(0, 255).byte().numpy()
+
+
+def _turn(rng: np.random.Generator) -> Callable[[np.ndarray], View]:
+    """A flip, a quarter turn and sometimes the negative: the same ones for every slice of a clip."""
+    flip, turns, negative = rng.random() < 0.5, int(rng.integers(4)), rng.random() < 0.2
+
+    def turn(stack: np.ndarray) -> View:
+        stack = np.rot90(stack[:, ::-1] if flip else stack, turns, (1, 2))
+        if negative:
             stack = np.concatenate([255 - stack[:3], stack[3:]])
-    return View(
-        np.ascontiguousarray(stack[:3].transpose(1, 2, 0)), np.ascontiguousarray(stack[3:] > 127, np.uint8)
-    )
+        return View(
+            np.ascontiguousarray(stack[:3].transpose(1, 2, 0)),
+            np.ascontiguousarray(stack[3:] > 127, np.uint8),
+        )
+
+    return turn
 
 
 class GeneratedClips(IterableDataset):
-    """An endless stream of clips: uint8 (F, S, S, 3) images and (F, S, S) masks of one structure.
+    """An endless stream of clips: uint8 (F, S, S, 3) images and (T, F, S, S) masks of T structures.
 
-    The structure is on the first slice; later ones may be without it.
+    The structures are on the first slice; later ones may be without them.
     """
 
     def __init__(self, size: int, frames: int = 4, seed: int = 0) -> None:
         self.size, self.frames, self.seed = size, frames, seed
 
-    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def __iter__(self) -> Iterator[View]:
         worker = get_worker_info()
         torch.set_num_threads(1)
         rng = np.random.default_rng((self.seed, 7, worker.id if worker else 0))
         while True:
             images, masks = generate_clip(rng, self.frames)
             good = [m for m in masks if m[0].sum() > 60 and m[0].mean() < 0.5 and is_seen(images[0], m[0])]
-            # ends are what is hardest to see: every other clip has one, where there is one
-            ending = [m for m in good if not all(mask.any() for mask in m)]
-            for chosen in (ending if ending and rng.random() < 0.5 else good)[:2]:
-                yield clip_view(rng, images, chosen, self.size)
+            if not good:
+                continue
+            # ends are what is hardest to see: every other clip is about one, where there is one
+            ending = [n for n, m in enumerate(good) if not all(mask.any() for mask in m)]
+            centre = ending[0] if ending and rng.random() < 0.5 else 0
+            yield clip_view(rng, images, good, centre, self.size)
 
 
 def clip_view(
-    rng: np.random.Generator, images: Sequence[np.ndarray], masks: Sequence[np.ndarray], size: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Slices of one structure through one window around where it is on the first of them.
+    rng: np.random.Generator,
+    images: Sequence[np.ndarray],
+    structures: Sequence[Sequence[np.ndarray]],
+    centre: int,
+    size: int,
+) -> View:
+    """Slices of some structures through one window around where one of them is on the first slice.
 
-    `images` are uint8 (H, H, 3), `masks` bool (H, H), the first not empty. Returns uint8 (F, S, S, 3) and
-    (F, S, S).
+    Parameters
+    ----------
+    images : sequence of ndarray uint8 (H, H, 3), one a slice
+    structures : sequence, one a structure, of sequences of ndarray bool (H, H), one a slice, the first not empty
+    centre : int
+        The structure that the window is made for.
+
+    Returns
+    -------
+    View
+        image (F, S, S, 3), masks (T, F, S, S); with fewer structures in sight they repeat.
     """
-    rows, columns = np.flatnonzero(masks[0].any(1)), np.flatnonzero(masks[0].any(0))
+    first = [structure[0] for structure in structures]
+    rows, columns = np.flatnonzero(first[centre].any(1)), np.flatnonzero(first[centre].any(0))
     window = _window(rng, rows, columns, images[0].shape[0])
-    views = [
-        _augment(rng, image[window], mask[window][None], size, plain=True)
-        for image, mask in zip(images, masks, strict=True)
-    ]
-    return np.stack([v.image for v in views]), np.stack([v.masks[0] for v in views])
+    chosen = _in_sight(rng, first, centre, window, TARGETS_A_CLIP, 0.005)
+    turn = _turn(rng)
+    views = []
+    for t, image in enumerate(images):
+        shown = np.stack([structures[n][t][window] for n in chosen])
+        views.append(turn(_resized(image[window], shown, size)))
+    masks = np.stack([view.masks for view in views], 1)
+    return View(np.stack([view.image for view in views]), masks[np.arange(TARGETS_A_CLIP) % len(chosen)])
 
 
 class Mixed(IterableDataset):
