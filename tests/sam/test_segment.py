@@ -124,7 +124,7 @@ def decoder(monkeypatch):
         return Decoded(seen[embedding.key], 0.9)
 
     seen: dict[str, torch.Tensor] = {}
-    real = module.picture
+    real, real_embed = module.picture, module.embed_in_ways
 
     def note(plane, view):
         shown = real(plane, view)
@@ -135,23 +135,17 @@ def decoder(monkeypatch):
     monkeypatch.setattr(module, "picture", note)
     monkeypatch.setattr(module, "_decode", decode)
 
-    def watch(model):
-        embed = model.embed
+    def embed_and_note(model, pixels):
+        embedding, hit = real_embed(model, pixels)
+        grid = torch.nn.functional.interpolate(note.last.float()[None, None], (256, 256), mode="area")
+        seen[embedding.key] = grid * 20 - 10
+        return embedding, hit
 
-        def embed_and_note(pixels):
-            embedding, hit = embed(pixels)
-            grid = torch.nn.functional.interpolate(note.last.float()[None, None], (256, 256), mode="area")
-            seen[embedding.key] = grid * 20 - 10
-            return embedding, hit
-
-        model.embed = embed_and_note
-        return asked
-
-    return watch
+    monkeypatch.setattr(module, "embed_in_ways", embed_and_note)
+    return asked
 
 
 def test_the_mask_of_a_zoomed_look_lies_where_the_structure_is(model, prompts, decoder):
-    decoder(model)
     plane = _plane((300, 100), shape=(400, 330), side=21)
     found = segment(model, plane, prompts([(300, 100)], [True]))
     assert found.view.side < 330
@@ -160,7 +154,7 @@ def test_the_mask_of_a_zoomed_look_lies_where_the_structure_is(model, prompts, d
 
 
 def test_a_first_click_is_looked_at_from_several_distances_and_the_surest_is_taken(model, prompts, decoder):
-    asked = decoder(model)
+    asked = decoder
     plane = _plane((300, 100), shape=(400, 330), side=41)
     found = segment(model, plane, prompts([(300, 100)], [True]))
     assert len(asked) == len(zoom.distances(*[np.array([300.0, 100.0])] * 2, (400, 330), model.size)) > 3
@@ -171,8 +165,8 @@ def test_a_first_click_is_looked_at_from_several_distances_and_the_surest_is_tak
 
 
 def test_a_network_that_draws_no_prompts_looks_once_and_then_closer(model, prompts, decoder):
+    asked = decoder
     model.checkpoint = replace(model.checkpoint, architecture=replace(NANO, draws_prompts=False))
-    asked = decoder(model)
     large = _plane((300, 100), shape=(400, 330), side=65)
     segment(model, large, prompts([(300, 100)], [True]))
     assert len(asked) == 2  # native resolution, then wider
@@ -183,7 +177,6 @@ def test_a_network_that_draws_no_prompts_looks_once_and_then_closer(model, promp
 
 
 def test_later_clicks_stay_with_the_view_of_the_first(model, prompts, decoder):
-    decoder(model)
     plane = _plane((300, 100), shape=(400, 330), side=21)
     clicks, positive = [(300, 100), (312, 100), (306, 104)], [True, False, True]
     views = [segment(model, plane, prompts(clicks[:n], positive[:n])).view for n in (1, 2, 3)]
@@ -194,7 +187,6 @@ def test_later_clicks_stay_with_the_view_of_the_first(model, prompts, decoder):
 
 
 def test_a_click_beside_the_view_widens_it_and_a_background_click_does_not(model, prompts, decoder):
-    decoder(model)
     plane = _plane((300, 100), shape=(400, 330), side=21)
     first = segment(model, plane, prompts([(300, 100)], [True])).view
     both = segment(model, plane, prompts([(300, 100), (120, 250)], [True, True])).view
@@ -203,14 +195,12 @@ def test_a_click_beside_the_view_widens_it_and_a_background_click_does_not(model
 
 
 def test_without_zoom_the_network_always_looks_at_the_whole_slice(model, prompts, decoder):
-    decoder(model)
     plane = _plane((300, 100), shape=(400, 330), side=21)
     found = segment(model, plane, prompts([(300, 100)], [True]), use_zoom=False)
     assert found.view == zoom.whole((400, 330))
 
 
 def test_a_structure_larger_than_the_first_look_is_looked_at_wider(model, prompts, decoder):
-    decoder(model)
     plane = _plane((200, 160), shape=(400, 330), side=151)
     found = segment(model, plane, prompts([(200, 160)], [True]))
     np.testing.assert_array_equal(found.mask, plane > 0)
@@ -248,6 +238,39 @@ def test_a_mask_prompt_says_where_to_look_first(prompts):
 # --- what it costs -------------------------------------------------------------------------------------
 
 
+def test_the_answer_is_the_mean_of_two_ways_so_that_a_turned_slice_gets_the_turned_mask(model, prompts):
+    plane = np.random.default_rng(0).integers(0, 256, SHAPE, np.uint8)
+    mask = _plane((40, 60), side=21) > 0
+    (a, b), high = (40, 60), (SHAPE[0] - 1, SHAPE[1] - 1)
+    box, turned_box = (
+        (30.0, 50.0, 50.0, 75.0),
+        (high[0] - 50.0, high[1] - 75.0, high[0] - 30.0, high[1] - 50.0),
+    )
+    for asked, turned in (
+        (prompts([(a, b)], [True]), prompts([(high[0] - a, high[1] - b)], [True])),
+        (prompts(box=box), prompts(box=turned_box)),
+        (prompts([(a, b)], [False], box), prompts([(high[0] - a, high[1] - b)], [False], turned_box)),
+        (prompts(mask=mask), prompts(mask=mask[::-1, ::-1])),
+    ):
+        one, _ = decode_in_view(model, plane, asked, zoom.whole(SHAPE))
+        other, _ = decode_in_view(model, plane[::-1, ::-1], turned, zoom.whole(SHAPE))
+        torch.testing.assert_close(one.logits, other.logits.flip(-2, -1), atol=1e-3, rtol=1e-3)
+
+
+def test_a_box_is_looked_at_from_two_distances_and_a_lone_click_from_one_at_a_time(
+    model, prompts, monkeypatch
+):
+    views = []
+    real = module.decode_in_view
+    monkeypatch.setattr(module, "decode_in_view", lambda *args: views.append(args[3]) or real(*args))
+    plane = _plane((200, 160), shape=(400, 330), side=31)
+    segment(model, plane, prompts(box=(185.0, 145.0, 215.0, 175.0)))
+    assert views[1] == zoom.farther(views[0], (400, 330), model.size) and views[1].side > views[0].side
+    views.clear()
+    segment(model, plane, prompts([(200, 160)], [True]))
+    assert set(views) <= set(zoom.distances(*[np.array([200.0, 160.0])] * 2, (400, 330), model.size))
+
+
 def test_a_click_costs_one_decode_and_the_same_request_none(model, prompts, monkeypatch):
     calls = []
     real = module._decode
@@ -258,7 +281,7 @@ def test_a_click_costs_one_decode_and_the_same_request_none(model, prompts, monk
     for count in (1, 2, 3):
         decode_in_view(model, plane, prompts(clicks[:count], positive[:count]), view)
     assert calls == [1, 2, 3]
-    assert model.encoded == 1
+    assert model.encoded == 2  # the view and the same turned
 
 
 def test_the_same_request_is_answered_from_the_cache(model, prompts):
@@ -349,7 +372,7 @@ def test_two_requests_for_the_same_picture_at_once_encode_it_once(model, prompts
         thread.start()
     for thread in threads:
         thread.join()
-    assert model.encoded == 1
+    assert model.encoded == 2  # in both ways
     assert len(found) == 4 and all(np.array_equal(mask, found[0]) for mask in found)
 
 

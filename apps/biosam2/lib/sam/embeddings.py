@@ -17,15 +17,19 @@ class Embedding:
 
     Attributes
     ----------
-    levels : tuple of Tensor (1, C, H, W)
+    levels : tuple of Tensor (N, C, H, W)
         `backbone_fpn` of `SAM2Base.forward_image`: stride 4, 8 and 16, the first two already projected for
-        the mask decoder.
+        the mask decoder; of one picture or, N = 2, of the same picture turned as well.
     key : str
         Signature of the pixels, the network and its input size.
     """
 
     levels: tuple[torch.Tensor, ...]
     key: str
+
+    @property
+    def ways(self) -> int:
+        return len(self.levels[0])
 
     @property
     def nbytes(self) -> int:

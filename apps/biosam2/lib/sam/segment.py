@@ -79,9 +79,8 @@ def segment(model: Model, plane: np.ndarray, prompts: SlicePrompts, use_zoom: bo
     else:
         view = first_view(prompts, zoom.shape_of(plane), model.size)
         look = _widened(model, plane, prompts, _look(model, plane, prompts, view))
-    # `_surest` chooses for a first click
-    chosen = prompts.box is None and model.checkpoint.architecture.draws_prompts
-    own = not chosen and prompts.mask is None and look.is_whole
+    # a network of ours is asked several times for one answer
+    own = not model.checkpoint.architecture.draws_prompts and prompts.mask is None and look.is_whole
     return Segmentation(look.mask, look.score, look.view, look.cached, own)
 
 
@@ -110,13 +109,23 @@ class _Look:
 
 
 def _look(model: Model, plane: np.ndarray, prompts: SlicePrompts, view: View, cached: bool = True) -> _Look:
-    """Look once; `cached` tells whether the looks before this one were."""
+    """Look once, or from two distances; `cached` tells whether the looks before this one were."""
+    shape = zoom.shape_of(plane)
     decoded, hit = decode_in_view(model, plane, prompts, view)
-    logits = to_slice(decoded.logits, view, zoom.shape_of(plane))
+    logits = to_slice(decoded.logits, view, shape)
+    farther = zoom.farther(view, shape, model.size)
+    if model.checkpoint.architecture.draws_prompts and not _ambiguous(prompts) and farther != view:
+        second, second_hit = decode_in_view(model, plane, prompts, farther)
+        logits, hit = (logits + to_slice(second.logits, farther, shape)) / 2, hit and second_hit
     found = logits > 0
     mask = connected(found, prompts)
     sure = float((1 / (1 + np.exp(-logits[mask]))).mean()) if mask.any() else 0.0
     return _Look(view, mask, bool((mask == found).all()), sure, decoded.score, cached and hit)
+
+
+def _ambiguous(prompts: SlicePrompts) -> bool:
+    """Whether it is a lone click: what it means depends on the distance, so that no mean of two tells it."""
+    return prompts.box is None and prompts.mask is None and len(prompts.points) == 1
 
 
 def _widened(model: Model, plane: np.ndarray, prompts: SlicePrompts, look: _Look) -> _Look:
@@ -178,6 +187,8 @@ def decode_in_view(
 ) -> tuple[Decoded, bool]:
     """The decoder's answer for prompts seen in a view; the second value tells whether the view was cached.
 
+    A network of ours is asked about the view in two ways (`embed_in_ways`).
+
     The clicks are played one by one, each with the mask of those before it, which is how SAM 2 is trained to
     be corrected. Earlier steps are remembered, so a new click costs one decode. Clicks outside the view are
     left out.
@@ -187,7 +198,7 @@ def decode_in_view(
     ValueError
         If the view shows none of the prompts.
     """
-    embedding, hit = model.embed(picture(plane, view))
+    embedding, hit = embed_in_ways(model, picture(plane, view))
     points, labels = to_points(prompts, view, model.size)
     logits = None if prompts.mask is None else to_logits(prompts.mask, view, model.size)
     if not len(points) and logits is None:
@@ -268,6 +279,41 @@ def to_slice(logits: torch.Tensor, view: View, shape: tuple[int, int]) -> np.nda
     return out
 
 
+def embed_in_ways(model: Model, pixels: np.ndarray) -> tuple[Embedding, bool]:
+    """What the encoder makes of a picture and, for a network of ours, of the same turned by 180 degrees.
+
+    Such a network is small enough to be asked twice, and the mean of both answers is better than either. The
+    second value tells whether both were in the cache.
+    """
+    embedding, hit = model.embed(pixels)
+    if not model.checkpoint.architecture.draws_prompts:
+        return embedding, hit
+    turned, turned_hit = model.embed(np.ascontiguousarray(pixels[::-1, ::-1]))
+    both = tuple(torch.cat(level) for level in zip(embedding.levels, turned.levels, strict=True))
+    return Embedding(both, embedding.key), hit and turned_hit
+
+
+def in_ways(masks: torch.Tensor, ways: int) -> torch.Tensor:
+    """A mask or its logits (1, 1, h, w) as it lies on the picture and, with 2 ways, on the turned one."""
+    return masks if ways == 1 else torch.cat([masks, masks.flip(-2, -1)])
+
+
+def points_in_ways(
+    points: torch.Tensor, labels: torch.Tensor, size: int, ways: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Labelled points, (1, N, 2) and (1, N), on the picture and, with 2 ways, on the turned one."""
+    if ways == 1:
+        return points, labels
+    corner = (labels == BOX_LOW) | (labels == BOX_HIGH)
+    turned = torch.where(corner, BOX_LOW + BOX_HIGH - labels, labels)
+    return torch.cat([points, size - 1 - points]), torch.cat([labels, turned])
+
+
+def mean_of_ways(logits: torch.Tensor) -> torch.Tensor:
+    """The mean of answers (N, M, h, w), seen on the picture and on the turned one, in as many ways."""
+    return logits if len(logits) == 1 else (logits + logits.flip(0, -2, -1)) / 2
+
+
 def _decode(
     model: Model,
     embedding: Embedding,
@@ -276,17 +322,20 @@ def _decode(
     mask_logits: torch.Tensor | None,
 ) -> Decoded:
     """One pass of prompt encoder and mask decoder; three readings of a lone click, the best one is kept."""
-    network = model.network
+    network, ways = model.network, embedding.ways
     several = len(points) == 1 and mask_logits is None
     with model.running():
         prompt = to_prompt(model, points, labels) if len(points) else None
         drawn = to_mask_prompt(model, prompt, mask_logits)
+        drawn = None if drawn is None else in_ways(drawn, ways)
+        prompt = None if prompt is None else points_in_ways(*prompt, model.size, ways)
         low = embedding.levels[-1] + network.no_mem_embed.view(1, -1, 1, 1)
         logits, scores, _, _ = decode(network, low, list(embedding.levels[:-1]), prompt, drawn, several)
-        best = int(scores[0].argmax())
+        logits, scores = mean_of_ways(logits.float())[:1], scores.mean(0)
+        best = int(scores.argmax())
         if several and model.checkpoint.architecture.draws_prompts:
             best = _surest(logits, points[0], model.size, otherwise=best)
-        return Decoded(logits[:, best : best + 1].float(), float(scores[0, best]))
+        return Decoded(logits[:, best : best + 1], float(scores[best]))
 
 
 def _surest(logits: torch.Tensor, point: np.ndarray, size: int, otherwise: int) -> int:

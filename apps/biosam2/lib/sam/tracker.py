@@ -17,9 +17,13 @@ from lib.sam.model import Model
 from lib.sam.segment import (
     CLAMP,
     Segmentation,
+    embed_in_ways,
     first_view,
+    in_ways,
+    mean_of_ways,
     picture,
     pointed_at,
+    points_in_ways,
     segment,
     steps,
     to_logits,
@@ -185,7 +189,8 @@ class Tracker:
             self._condition_on_mask(index, mask)
 
     def _embed(self, index: int) -> Embedding:
-        return self.model.embed(picture(self.planes(index), self.memory.view))[0]
+        """One picture, or that and the same turned by 180 degrees, as two objects of one batch."""
+        return embed_in_ways(self.model, picture(self.planes(index), self.memory.view))[0]
 
     def _step(
         self,
@@ -204,12 +209,17 @@ class Tracker:
         """
         network = self.model.network
         features, positions, sizes = self.model.flat(embedding)
+        ways = embedding.ways
         asked = points
         if points is None and previous is not None:
             # sam2 takes a mask prompt on a slice only beside points; this is the point that it means by none
             empty = torch.zeros(1, 1, 2, device=self.model.device)
             label = torch.full((1, 1), PADDING, dtype=torch.int32, device=self.model.device)
             asked = {"point_coords": empty, "point_labels": label}
+        mask, previous = (None if m is None else in_ways(m, ways) for m in (mask, previous))
+        if asked is not None:
+            both = points_in_ways(asked["point_coords"], asked["point_labels"], self.model.size, ways)
+            asked = {"point_coords": both[0], "point_labels": both[1]}
         output, answer, _, _ = network._track_step(
             frame_idx=index,
             is_init_cond_frame=alone,
@@ -224,10 +234,12 @@ class Tracker:
             prev_sam_mask_logits=previous,
         )
         _, _, ious, low, high, pointer, present = answer
+        low, high = mean_of_ways(low), mean_of_ways(high)
+        present = present.amin(0, keepdim=True).expand_as(present)
         network._encode_memory_in_output(features, sizes, points, remember, high, present, output)
         seen = bool(present.max() > 0)
         return output | {
-            "pred_masks": low,
+            "pred_masks": low[:1],
             "obj_ptr": pointer,
             "object_score_logits": present,
             "score": float(ious.max()) if seen else 0.0,
@@ -295,7 +307,7 @@ class Tracker:
         memory, positions = network._encode_new_memory(
             current_vision_feats=features,
             feat_sizes=sizes,
-            pred_masks_high_res=masks,
+            pred_masks_high_res=in_ways(masks, embedding.ways),
             object_score_logits=output["object_score_logits"],
             is_mask_from_pts=True,
         )

@@ -116,6 +116,14 @@ def first_look(low: np.ndarray, high: np.ndarray, shape: tuple[int, int], size: 
     return around(low, high, shape, size, least=float(size))
 
 
+def farther(view: View, shape: tuple[int, int], size: int) -> View:
+    """The next wider view around the same middle; the same one where there is none."""
+    low = np.array([view.a0, view.b0], float)
+    high = low + np.array([view.na - 1, view.nb - 1])
+    middle = (low + high) / 2
+    return view if view.is_whole(shape) else around(middle, middle, shape, size, least=1.4 * view.side)
+
+
 def distances(low: np.ndarray, high: np.ndarray, shape: tuple[int, int], size: int) -> list[View]:
     """Views of what lies between two corners, from the closest that makes sense to the whole slice."""
     views = [whole(shape)]

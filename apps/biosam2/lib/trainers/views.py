@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from lib.trainers.generated import CONTRAST, acquire, generate_clip, generate_scene, is_seen
+from lib.trainers.generated import CONTRAST, FAINTEST, acquire, generate_clip, generate_scene, is_seen
 
 VIEWS_PER_SCENE = 6  # a scene costs more than a look at it
 FAINT = 0.25  # see generated.CONTRAST
+FAINT_CLIPS = 0.3
 HIDDEN = 0.05  # share of the views that show structures which nobody could see
 TARGETS_A_CLIP = 3  # the slices are encoded once for all of them
 
@@ -138,7 +139,7 @@ def _window(rng, rows: np.ndarray, columns: np.ndarray, limit: int) -> tuple[sli
 
 
 def _resized(image: np.ndarray, masks: np.ndarray, size: int) -> np.ndarray:
-    """Colours and masks at the network's size, scaled as inference does; uint8 (3 + T, S, S), masks 0 or 255."""
+    """Colours and masks scaled as inference does it: uint8 (3 + T, S, S), the masks 0 or 255."""
     pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
     pixels = torch.nn.functional.interpolate(
         pixels, (size, size), mode="bilinear", align_corners=False, antialias=True
@@ -180,7 +181,14 @@ class GeneratedClips(IterableDataset):
         rng = np.random.default_rng((self.seed, 7, worker.id if worker else 0))
         while True:
             images, masks = generate_clip(rng, self.frames)
-            good = [m for m in masks if m[0].sum() > 60 and m[0].mean() < 0.5 and is_seen(images[0], m[0])]
+            # what hardly stands out can still be followed: it changes little from slice to slice
+            faint = rng.random() < FAINT_CLIPS
+            least, contrast = (0.01, FAINTEST) if faint else (0.06, CONTRAST)
+            good = [
+                m
+                for m in masks
+                if m[0].sum() > 60 and m[0].mean() < 0.5 and is_seen(images[0], m[0], least, contrast)
+            ]
             if not good:
                 continue
             # ends are what is hardest to see: every other clip is about one, where there is one
@@ -201,7 +209,8 @@ def clip_view(
     Parameters
     ----------
     images : sequence of ndarray uint8 (H, H, 3), one a slice
-    structures : sequence, one a structure, of sequences of ndarray bool (H, H), one a slice, the first not empty
+    structures : sequence, one a structure, of sequences of ndarray bool (H, H), one a slice
+        None is empty on the first slice.
     centre : int
         The structure that the window is made for.
 
