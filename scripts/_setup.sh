@@ -3,6 +3,7 @@
 #
 #   biosam2_setup        what the server needs (requirements.lock)
 #   biosam2_setup dev    and what the tests and linters need (requirements-dev.lock)
+#   biosam2_pacs         Orthanc, the PACS that the tests talk to, from the system's packages
 #
 # BIOSAM2_VENV    where the environment lives (default: .venv in the repository)
 # BIOSAM2_PYTHON  the Python to make it with (default: the first suitable one on PATH)
@@ -121,4 +122,30 @@ biosam2_setup() { # [dev]
     fi
     # The programs of the environment are called by name: dcmqi's itkimage2segimage by MONAI Label, for one.
     export PATH="$biosam2_venv/bin:$PATH"
+}
+
+# The one thing that no Python package brings. Without it the other tests run all the same, and those that need a
+# PACS fail and say so.
+biosam2_pacs() {
+    if PATH="$PATH:/usr/sbin" command -v Orthanc >/dev/null && [[ -e /usr/share/orthanc/plugins/libOrthancDicomWeb.so ]]; then
+        return
+    fi
+    local by_hand="The tests of the PACS need Orthanc with its DICOMweb plugin, and they will fail without: install them (on Debian and Ubuntu: apt-get install orthanc orthanc-dicomweb), then run this again."
+    local -a root=()
+    if [[ "$(id -u)" != 0 ]]; then
+        root=(sudo)
+        [[ -t 0 ]] || root+=(-n)
+    fi
+    if ! command -v apt-get >/dev/null || { ((${#root[@]})) && ! command -v sudo >/dev/null; }; then
+        say "$by_hand" >&2
+        return
+    fi
+    say "Installing Orthanc, the PACS that the tests talk to: a few megabytes. This happens once."
+    local -a install=(${root[@]+"${root[@]}"} apt-get -qq -y install orthanc orthanc-dicomweb)
+    if ! { "${install[@]}" || { ${root[@]+"${root[@]}"} apt-get -qq update && "${install[@]}"; }; } </dev/null >/dev/null; then
+        say "$by_hand" >&2
+        return
+    fi
+    # The package starts a service that listens to the whole network. The tests start their own, which does not.
+    ${root[@]+"${root[@]}"} service orthanc stop >/dev/null 2>&1 || true
 }

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import monailabel
 from monailabel.config import settings as server_settings
-from monailabel.datastore.dicom import DICOMWebDatastore
 from monailabel.interfaces.app import MONAILabelApp
+from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.infer_v2 import InferTask
 
+from lib.datastores.connect import connect
+from lib.datastores.dicomweb import PacsDatastore
 from lib.errors import NotFound, UserError
+from lib.imaging.seg.write import Algorithm
 from lib.infers.slice_task import SliceTask
 from lib.infers.uploads import is_upload
 from lib.infers.volume_task import VolumeTask
@@ -25,8 +27,6 @@ from lib.server import errors, infer, paths
 from lib.settings import Settings
 
 logger = logging.getLogger(__name__)
-
-DICOM_UID = re.compile(r"[0-9.]{1,64}")
 
 
 class BioSAM2App(MONAILabelApp):
@@ -54,6 +54,16 @@ class BioSAM2App(MONAILabelApp):
             version="0.1.0",
             labels=list(self.biosam2.labels),
         )
+
+    def init_remote_datastore(self) -> Datastore:
+        """MONAI Label's own for XNAT and DSA; ours for a DICOMweb address."""
+        if server_settings.MONAI_LABEL_DATASTORE.lower() in ("xnat", "dsa"):
+            return super().init_remote_datastore()
+        return connect(self.studies, self._algorithm)
+
+    def _algorithm(self) -> Algorithm:
+        checkpoint = self.slot.get().checkpoint
+        return Algorithm(checkpoint.name, checkpoint.version)
 
     def init_infers(self) -> dict[str, InferTask]:
         tasks: dict[str, type[SliceTask] | type[VolumeTask]] = {
@@ -105,12 +115,9 @@ class BioSAM2App(MONAILabelApp):
             )
             in_session = Path(sessions).resolve() in path.resolve().parents and path.exists()
             return in_session or is_upload(path)
-        if image in datastore.list_images():
-            return True
-        # An archive's list may be two hours old and is of CT alone: the person may have another series open.
-        if isinstance(datastore, DICOMWebDatastore) and DICOM_UID.fullmatch(image):
-            return bool(datastore._client.search_for_series(search_filters={"SeriesInstanceUID": image}))
-        return False
+        if isinstance(datastore, PacsDatastore):
+            return datastore.has(image)
+        return image in datastore.list_images()
 
 
 def _say_progress(done: int, total: int) -> None:

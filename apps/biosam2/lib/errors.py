@@ -19,3 +19,9 @@ class Unprocessable(UserError):
     """A file that is there but cannot be read as what it should be (HTTP 422)."""
 
     status = 422
+
+
+class Unavailable(UserError):
+    """Another server that this one needs, such as the PACS, does not answer as it should (HTTP 503)."""
+
+    status = 503

@@ -88,7 +88,7 @@ class InteractiveTask(InferTask):
         file : str
             A label map on the image's grid: 0 and the index of each object.
         params : dict
-            `label_names`, `score`, `checkpoint`, `latencies`, `cached`.
+            `label_names`, `score`, `checkpoint`, `latencies`, `cached`; `warnings` if the image has any.
 
         Raises
         ------
@@ -120,6 +120,8 @@ class InteractiveTask(InferTask):
             "latencies": watch.total(),
             **details,
         }
+        if volume.warnings:
+            params["warnings"] = list(volume.warnings)
         logger.info("%s: %s in %s", self.description, params["label_names"], params["latencies"])
         return str(file), params
 
