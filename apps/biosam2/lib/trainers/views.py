@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from lib.trainers.generated import CONTRAST, FAINTEST, acquire, generate_clip, generate_scene, is_seen
+from lib.trainers.generated import CONTRAST, acquire, generate_clip, generate_scene, is_seen
 
 VIEWS_PER_SCENE = 6  # a scene costs more than a look at it
 FAINT = 0.25  # see generated.CONTRAST
-FAINT_CLIPS = 0.3
+FAINT_CLIPS = 0.3  # share of the clips about anything: what cannot be seen changes little from slice to slice
 HIDDEN = 0.05  # share of the views that show structures which nobody could see
 TARGETS_A_CLIP = 3  # the slices are encoded once for all of them
 
@@ -181,9 +181,7 @@ class GeneratedClips(IterableDataset):
         rng = np.random.default_rng((self.seed, 7, worker.id if worker else 0))
         while True:
             images, masks = generate_clip(rng, self.frames)
-            # what hardly stands out can still be followed: it changes little from slice to slice
-            faint = rng.random() < FAINT_CLIPS
-            least, contrast = (0.01, FAINTEST) if faint else (0.06, CONTRAST)
+            least, contrast = (0.06, CONTRAST) if rng.random() > FAINT_CLIPS else (-1.0, -1.0)
             good = [
                 m
                 for m in masks
