@@ -23,7 +23,8 @@ from lib.infers.uploads import is_upload
 from lib.infers.volume_task import VolumeTask
 from lib.sam.checkpoints import resolve
 from lib.sam.model import ModelSlot
-from lib.server import errors, infer, paths
+from lib.server.datastore import guarded
+from lib.server.install import install
 from lib.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -54,6 +55,11 @@ class BioSAM2App(MONAILabelApp):
             version="0.1.0",
             labels=list(self.biosam2.labels),
         )
+        # the server room has its own threads, and its tasks ask theirs which request they work on
+        self._infers_threadpool = None
+
+    def init_datastore(self) -> Datastore:
+        return guarded(super().init_datastore())
 
     def init_remote_datastore(self) -> Datastore:
         """MONAI Label's own for XNAT and DSA; ours for a DICOMweb address."""
@@ -74,9 +80,7 @@ class BioSAM2App(MONAILabelApp):
 
     def on_init_complete(self) -> None:
         super().on_init_complete()
-        monailabel.app.app.router.routes[:0] = infer.router.routes
-        errors.install(monailabel.app.app)
-        paths.install(monailabel.app.app)
+        install(monailabel.app.app)
 
     def infer(self, request: dict[str, Any], datastore: Any = None) -> dict[str, Any]:
         """MONAI Label's own, after checking that the model and the image exist.

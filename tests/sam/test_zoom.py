@@ -181,3 +181,15 @@ def test_distances_go_from_close_to_the_whole_slice_and_all_show_the_click(shape
     assert all(view.contains(at, at) for view in views)
     sides = [view.side for view in views[1:]]
     assert sides == sorted(sides) and all(side >= min(SIZE / 4, max(shape)) for side in sides)
+
+
+@given(looked_at(), st.sampled_from([64, 256, 1024]))
+@settings(max_examples=200, deadline=None)
+def test_a_farther_look_holds_all_that_the_near_one_does(what, size):
+    shape, low, high = what
+    near = zoom.around(low, high, shape, size)
+    far = zoom.farther(near, shape, size)
+    assert far == near or far.side > near.side
+    last = np.array([near.na - 1, near.nb - 1])
+    assert far.contains(np.array([near.a0, near.b0]), np.array([near.a0, near.b0]) + last)
+    assert far != near or near.is_whole(shape)

@@ -88,12 +88,9 @@ def _answer_dicom_seg(algorithm: Callable[[], Algorithm]) -> None:
         voxels = read_label(Path(label), load_cached(folder.with_name(f"{folder.name}.nii.gz")))
         segments = segments_of(voxels, {"label_info": label_info})
         seg = write_seg(voxels, read_layout(folder), segments, algorithm())
-        # One file a series, replaced by the next answer: the route sends it and never deletes it.
-        handle, name = tempfile.mkstemp(prefix=".seg-", dir=folder.parent)
+        handle, name = tempfile.mkstemp(prefix="seg-", suffix=".dcm")
         os.close(handle)
         seg.save_as(name, write_like_original=False)
-        target = folder.with_name(f"{folder.name}.seg.dcm")
-        os.replace(name, target)
-        return str(target)
+        return name  # which our route in front removes once it is sent
 
     monailabel.endpoints.infer.nifti_to_dicom_seg = answer
