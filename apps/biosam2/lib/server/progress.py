@@ -68,7 +68,10 @@ async def api_cancel(http: Request, id: str, user: User = _asker) -> dict[str, A
     work, queue = _find(http, id, user), _queue(http)
     future = queue.cancel(id)
     if future is not None:
-        await asyncio.wait({asyncio.wrap_future(future)}, timeout=STOP_WITHIN)
+        stopped = asyncio.wrap_future(future)
+        await asyncio.wait({stopped}, timeout=STOP_WITHIN)
+        # how it ended is told to whoever asked for it
+        stopped.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
     return _described(work, queue)
 
 
