@@ -122,3 +122,37 @@ biosam2_setup() { # [dev]
     # The programs of the environment are called by name: dcmqi's itkimage2segimage by MONAI Label, for one.
     export PATH="$biosam2_venv/bin:$PATH"
 }
+
+# What no Python package brings: Debian's packages, for some of the tests. Without them the other tests run all the
+# same, and those that need them fail and say so.
+biosam2_apt() { # WHAT PACKAGE...
+    local what="$1"
+    shift
+    local by_hand="Some tests need $what, and they will fail without: install it (on Debian and Ubuntu: apt-get install $*), then run this again."
+    local -a root=()
+    if [[ "$(id -u)" != 0 ]]; then
+        root=(sudo)
+        [[ -t 0 ]] || root+=(-n)
+    fi
+    if ! command -v apt-get >/dev/null || { ((${#root[@]})) && ! command -v sudo >/dev/null; }; then
+        say "$by_hand" >&2
+        return
+    fi
+    say "Installing $what. This happens once."
+    local -a install=(${root[@]+"${root[@]}"} env DEBIAN_FRONTEND=noninteractive apt-get -qq -y install "$@")
+    if ! { "${install[@]}" || { ${root[@]+"${root[@]}"} apt-get -qq update && "${install[@]}"; }; } </dev/null >/dev/null; then
+        say "$by_hand" >&2
+    fi
+}
+
+# The browser and the archive of the OHIF tests.
+biosam2_ohif() {
+    if ! command -v chromium >/dev/null && ! command -v chromium-browser >/dev/null && ! command -v google-chrome >/dev/null; then
+        biosam2_apt "a browser (Chromium, about 300 MB on disk)" chromium
+    fi
+    if ! PATH="$PATH:/usr/sbin" command -v Orthanc >/dev/null || [[ ! -e /usr/share/orthanc/plugins/libOrthancDicomWeb.so ]]; then
+        biosam2_apt "an archive (Orthanc and its DICOMweb plugin)" orthanc orthanc-dicomweb
+        # The package starts a service that listens to the whole network. The tests start their own, which does not.
+        { [[ "$(id -u)" == 0 ]] && service orthanc stop || sudo -n service orthanc stop; } >/dev/null 2>&1 || true
+    fi
+}

@@ -31,5 +31,5 @@ class _Archive(DICOMWebDatastore):
 )
 def test_a_series_that_the_list_lacks_is_asked_of_the_archive(series, known):
     archive = _Archive()
-    assert BioSAM2App._is_known(None, series, archive) is known
+    assert BioSAM2App.is_known(None, series, archive) is known
     assert archive._client.asked == ([series] if series in ("1.2.3.9", "1.2.3.5") else [])
