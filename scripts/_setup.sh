@@ -3,6 +3,8 @@
 #
 #   biosam2_setup        what the server needs (requirements.lock)
 #   biosam2_setup dev    and what the tests and linters need (requirements-dev.lock)
+#   biosam2_pacs         Orthanc, the PACS that the tests talk to, from the system's packages
+#   biosam2_browser      Chromium, in which they look at OHIF, from there too
 #
 # BIOSAM2_VENV    where the environment lives (default: .venv in the repository)
 # BIOSAM2_PYTHON  the Python to make it with (default: the first suitable one on PATH)
@@ -139,20 +141,28 @@ biosam2_apt() { # WHAT PACKAGE...
         return
     fi
     say "Installing $what. This happens once."
-    local -a install=(${root[@]+"${root[@]}"} env DEBIAN_FRONTEND=noninteractive apt-get -qq -y install "$@")
+    export DEBIAN_FRONTEND=noninteractive
+    local -a install=(${root[@]+"${root[@]}"} apt-get -qq -y install "$@")
     if ! { "${install[@]}" || { ${root[@]+"${root[@]}"} apt-get -qq update && "${install[@]}"; }; } </dev/null >/dev/null; then
         say "$by_hand" >&2
+        return
+    fi
+    if [[ " $* " == *" orthanc "* ]]; then
+        # The package starts a service that listens to the whole network. The tests start their own, which does not.
+        ${root[@]+"${root[@]}"} service orthanc stop >/dev/null 2>&1 || true
     fi
 }
 
-# The browser and the archive of the OHIF tests.
-biosam2_ohif() {
+# The PACS that the tests talk to.
+biosam2_pacs() {
+    if ! PATH="$PATH:/usr/sbin" command -v Orthanc >/dev/null || [[ ! -e /usr/share/orthanc/plugins/libOrthancDicomWeb.so ]]; then
+        biosam2_apt "Orthanc with its DICOMweb plugin" orthanc orthanc-dicomweb
+    fi
+}
+
+# The browser that OHIF is tested in.
+biosam2_browser() {
     if ! command -v chromium >/dev/null && ! command -v chromium-browser >/dev/null && ! command -v google-chrome >/dev/null; then
         biosam2_apt "a browser (Chromium, about 300 MB on disk)" chromium
-    fi
-    if ! PATH="$PATH:/usr/sbin" command -v Orthanc >/dev/null || [[ ! -e /usr/share/orthanc/plugins/libOrthancDicomWeb.so ]]; then
-        biosam2_apt "an archive (Orthanc and its DICOMweb plugin)" orthanc orthanc-dicomweb
-        # The package starts a service that listens to the whole network. The tests start their own, which does not.
-        { [[ "$(id -u)" == 0 ]] && service orthanc stop || sudo -n service orthanc stop; } >/dev/null 2>&1 || true
     fi
 }

@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import monailabel
 from monailabel.config import settings as server_settings
-from monailabel.datastore.dicom import DICOMWebDatastore
 from monailabel.interfaces.app import MONAILabelApp
+from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.infer_v2 import InferTask
 
+from lib.datastores.connect import connect
+from lib.datastores.dicomweb import PacsDatastore
 from lib.errors import NotFound, UserError
+from lib.imaging.seg.write import Algorithm
 from lib.infers.slice_task import SliceTask
 from lib.infers.uploads import is_upload
 from lib.infers.volume_task import VolumeTask
 from lib.sam.checkpoints import resolve
 from lib.sam.model import ModelSlot
-from lib.server import errors, infer, ohif, paths
+from lib.server.datastore import guarded
+from lib.server.install import install
 from lib.settings import Settings
 
 logger = logging.getLogger(__name__)
-
-DICOM_UID = re.compile(r"[0-9.]{1,64}")
 
 
 class BioSAM2App(MONAILabelApp):
@@ -54,6 +55,21 @@ class BioSAM2App(MONAILabelApp):
             version="0.1.0",
             labels=list(self.biosam2.labels),
         )
+        # the server room has its own threads, and its tasks ask theirs which request they work on
+        self._infers_threadpool = None
+
+    def init_datastore(self) -> Datastore:
+        return guarded(super().init_datastore())
+
+    def init_remote_datastore(self) -> Datastore:
+        """MONAI Label's own for XNAT and DSA; ours for a DICOMweb address."""
+        if server_settings.MONAI_LABEL_DATASTORE.lower() in ("xnat", "dsa"):
+            return super().init_remote_datastore()
+        return connect(self.studies, self._algorithm)
+
+    def _algorithm(self) -> Algorithm:
+        checkpoint = self.slot.get().checkpoint
+        return Algorithm(checkpoint.name, checkpoint.version)
 
     def init_infers(self) -> dict[str, InferTask]:
         tasks: dict[str, type[SliceTask] | type[VolumeTask]] = {
@@ -64,9 +80,7 @@ class BioSAM2App(MONAILabelApp):
 
     def on_init_complete(self) -> None:
         super().on_init_complete()
-        monailabel.app.app.router.routes[:0] = [*infer.router.routes, *ohif.router.routes]
-        errors.install(monailabel.app.app)
-        paths.install(monailabel.app.app)
+        install(monailabel.app.app)
 
     def infer(self, request: dict[str, Any], datastore: Any = None) -> dict[str, Any]:
         """MONAI Label's own, after checking that the model and the image exist.
@@ -106,12 +120,9 @@ class BioSAM2App(MONAILabelApp):
             )
             in_session = Path(sessions).resolve() in path.resolve().parents and path.exists()
             return in_session or is_upload(path)
-        if image in datastore.list_images():
-            return True
-        # An archive's list may be two hours old and is of CT alone: the person may have another series open.
-        if isinstance(datastore, DICOMWebDatastore) and DICOM_UID.fullmatch(image):
-            return bool(datastore._client.search_for_series(search_filters={"SeriesInstanceUID": image}))
-        return False
+        if isinstance(datastore, PacsDatastore):
+            return datastore.has(image)
+        return image in datastore.list_images()
 
 
 def _say_progress(done: int, total: int) -> None:

@@ -25,11 +25,12 @@ sys.path.insert(0, str(APP))
 import material  # noqa: E402
 import over_http  # noqa: E402
 import torch  # noqa: E402
+import while_it_works  # noqa: E402
 from measures import PROGRESS  # noqa: E402
 from plan import Plan  # noqa: E402
 from report import rows, table  # noqa: E402
 
-SECTIONS = ("clicks", "propagation", "memory", "http")
+SECTIONS = ("clicks", "propagation", "memory", "http", "busy")
 
 
 def main() -> None:
@@ -48,6 +49,8 @@ def main() -> None:
             try:
                 if section == "http":
                     results[name] = over_http.measure(plan, environment, log)
+                elif section == "busy":
+                    results[name] = while_it_works.measure(plan, environment, log, side)
                 else:
                     results[name] = _run(plan, side, section, environment, log)
             except RuntimeError as error:
@@ -68,6 +71,9 @@ def _options() -> argparse.Namespace:
         type=int,
         choices=(256, 512, 1024),
         help="input size at which all of the long volume is done (CUDA: --image-size, CPU: 256)",
+    )
+    parser.add_argument(
+        "--busy-slices", type=int, default=200, help="slices to propagate through while others ask"
     )
     parser.add_argument("--cache-gb", type=float, default=0.5, help="budget of our embedding cache")
     parser.add_argument("--repeats", type=int, default=3, help="first clicks, and clicks after each")
@@ -100,6 +106,7 @@ def _plan(options: argparse.Namespace, folder: str) -> Plan:
         slices=options.slices,
         memory_slices=options.memory_slices,
         memory_size=options.memory_size or on_cpu,
+        busy_slices=options.busy_slices,
         cache_gb=options.cache_gb,
         repeats=options.repeats,
         device=device,
@@ -111,11 +118,13 @@ def _prepare(plan: Plan, options: argparse.Namespace) -> str:
     """Write what the sections need; returns the weights' name."""
     weights = material.write_checkpoint(plan.checkpoint, options.checkpoint)
     material.write_config(plan.checkpoint.with_suffix(".yaml"), plan.checkpoint, plan.image_size)
-    if {"clicks", "http"} & set(options.only):
+    if {"clicks", "http", "busy"} & set(options.only):
         material.write_volume(plan.path("clicks.nii.gz"), plan.side, plan.depth)
     if "propagation" in options.only:
         material.write_volume(plan.path("warmup.nii.gz"), plan.side, 3)
         material.write_volume(plan.path("propagation.nii.gz"), plan.side, plan.slices)
+    if "busy" in options.only:
+        material.write_volume(plan.path("busy.nii.gz"), plan.side, plan.busy_slices)
     if "memory" in options.only:
         material.write_volume(plan.path("memory.nii"), plan.side, plan.memory_slices)
     return weights
@@ -129,6 +138,8 @@ def _jobs(plan: Plan, only: list[str]) -> list[tuple[str, str]]:
             jobs.append(("ours", "memory_full_cache"))
     if "http" in only:
         jobs.append(("ours", "http"))
+    if "busy" in only:
+        jobs += [("peer", "busy"), ("ours", "busy")]
     return jobs
 
 

@@ -1,4 +1,4 @@
-"""The click over HTTP: the app's real server, asked as OHIF asks it."""
+"""The app's real server, and the click over HTTP: asked as OHIF asks it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +35,32 @@ def measure(plan: Plan, environment: dict[str, str], log: Path) -> dict[str, Any
     RuntimeError
         If the server does not start, or refuses a click.
     """
-    studies = plan.path("studies")
+    with serving(plan, environment, log, ["clicks.nii.gz"], plan.image_size) as (session, address):
+        return {dtype: _clicks(plan, session, address, dtype) for dtype in DTYPES}
+
+
+@contextmanager
+def serving(
+    plan: Plan, environment: dict[str, str], log: Path, volumes: list[str], image_size: int, app: Path = APP
+) -> Iterator[tuple[requests.Session, str]]:
+    """MONAI Label's server with an app and some of the plan's volumes: a session, and the address.
+
+    Raises
+    ------
+    RuntimeError
+        If the server does not start, or does not answer.
+    """
+    studies = plan.path(f"studies-{log.stem}")
     studies.mkdir()
-    shutil.copy(plan.path("clicks.nii.gz"), studies / "clicks.nii.gz")
+    for volume in volumes:
+        shutil.copy(plan.path(volume), studies / volume)
     port = _free_port()
-    command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(APP)]
+    command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(app)]
     command += ["--studies", str(studies), "--host", "127.0.0.1", "--port", str(port)]
     conf = {
         "checkpoint": str(plan.checkpoint),
         "device": plan.device,
-        "image_size": str(plan.image_size),
+        "image_size": str(image_size),
         "cache_gb": str(plan.cache_gb),
     }
     for key, value in conf.items():
@@ -55,7 +73,7 @@ def measure(plan: Plan, environment: dict[str, str], log: Path) -> dict[str, Any
                 session.trust_env = False  # no proxy on the way to this machine
                 address = f"http://127.0.0.1:{port}"
                 _wait(session, server, address)
-                return {dtype: _clicks(plan, session, address, dtype) for dtype in DTYPES}
+                yield session, address
         except requests.RequestException as error:
             raise RuntimeError(f"the server did not answer: {error}") from error
         finally:

@@ -26,6 +26,8 @@ class Plan:
         Slices of the volume that is propagated through.
     memory_slices, memory_size
         Slices of the volume whose memory is measured, and the input size at which all are done.
+    busy_slices
+        Slices of the volume that is propagated through while others ask for something.
     cache_gb
         Budget of our embedding cache.
     repeats
@@ -39,6 +41,7 @@ class Plan:
     slices: int
     memory_slices: int
     memory_size: int
+    busy_slices: int
     cache_gb: float
     repeats: int
     device: str

@@ -30,6 +30,8 @@ def rows(plan: Plan, results: dict[str, dict[str, Any]]) -> list[Row]:
             found += _memory(plan, results[f"ours {section}"])
     if "ours http" in results:
         found += _http(plan, results["ours http"])
+    if "ours busy" in results:
+        found += _busy(plan, results["peer busy"], results["ours busy"])
     return found
 
 
@@ -118,6 +120,26 @@ def _http(plan: Plan, ours: dict[str, Any]) -> list[Row]:
         figures = f"{times['median']:.0f} ms (95%: {times['p95']:.0f} ms)"
         found.append(_plain(what, "", figures, asked))
     return found
+
+
+def _busy(plan: Plan, peer: dict[str, Any], ours: dict[str, Any]) -> list[Row]:
+    def both(what: str, name: str, asked: tuple[str, bool] | None = None) -> Row:
+        cells = (f"{_seconds(side[name]['p50'])}, {_seconds(side[name]['p99'])}" for side in (peer, ours))
+        return _plain(what, *cells, asked=asked)
+
+    met = [
+        ours["busy info"]["p99"] < 0.2,
+        ours["busy click"]["p50"] < 3 * ours["idle click"]["p50"],
+    ]
+    during = f"- during a propagation of {plan.busy_slices} slices at {plan.memory_size}"
+    return [
+        both("GET /info: p50, p99", "idle info"),
+        both(during, "busy info", ("p99 below 200 ms", met[0])),
+        both("repeated click on another image: p50, p99", "idle click"),
+        both(during, "busy click", ("p50 below 3x", met[1])),
+        _plain("- clicks answered meanwhile", *(str(side["busy click"]["count"]) for side in (peer, ours))),
+        _versus("the propagation, beside them", peer["seconds"], ours["seconds"]),
+    ]
 
 
 def _versus(what: str, peer: float, ours: float, asked: tuple[str, bool] | None = None) -> Row:

@@ -16,6 +16,7 @@ SMALLEST = {
     "--depth": 6,
     "--slices": 4,
     "--memory-slices": 4,
+    "--busy-slices": 4,
     "--repeats": 1,
     "--threads": 1,
     "--device": "cpu",
@@ -37,6 +38,7 @@ def test_the_benchmark_prints_a_table_with_every_row_filled():
     for what in ("repeated click", "first propagation", "peak memory, 4 of 4 slices at 512"):
         assert ours[what] != "-"
     assert any(what.startswith("warm click over HTTP") for what in ours)
+    assert any(what.startswith("- during a propagation of 4 slices") for what in ours)
     # no figures of speed, but what was done: one is forward only, the other goes both ways
     covered = next(row for row in rows if row[0] == "propagation: slices covered")
     assert covered[1:3] == ["2 of 4", "4 of 4"]

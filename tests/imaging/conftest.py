@@ -149,8 +149,14 @@ def multi_frame(tmp_path: Path) -> Callable[..., Path]:
 def dicom_series(tmp_path: Path) -> Callable[..., Path]:
     """A folder of slices on a given affine; voxels (I, J, K) are the stored values."""
 
-    def write(voxels: np.ndarray, affine: np.ndarray, skip: tuple[int, ...] = (), **tags: object) -> Path:
-        folder = tmp_path / "series"
+    def write(
+        voxels: np.ndarray,
+        affine: np.ndarray,
+        skip: tuple[int, ...] = (),
+        folder: str | Path = "series",
+        **tags: object,
+    ) -> Path:
+        folder = tmp_path / folder
         folder.mkdir(exist_ok=True)
         lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
         unit = lps[:3, :3] / np.linalg.norm(lps[:3, :3], axis=0)

@@ -219,6 +219,49 @@ def test_set_up_says_that_python_is_missing(tmp_path: Path, checkout: Path) -> N
     )
 
 
+# Stands in for a machine: its commands are functions, and Orthanc is not there.
+MACHINE = """
+source "$1/scripts/_setup.sh"
+command() { case "$2" in Orthanc) return 1 ;; apt-get) $has_apt ;; sudo) $has_sudo ;; esac; }
+id() { echo "$user"; }
+sudo() { "$@"; }
+apt-get() { echo "apt-get $*" >&3; $apt; }
+service() { echo "service $*" >&3; }
+biosam2_pacs 3>&2
+echo "and on"
+"""
+
+
+def pacs(**machine: str) -> subprocess.CompletedProcess[str]:
+    given = {"has_apt": "true", "has_sudo": "true", "user": "0", "apt": "true", **machine}
+    return subprocess.run(
+        ["bash", "-euc", MACHINE, "bash", str(REPOSITORY)],
+        env=clean_environment() | given,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_the_pacs_of_the_tests_is_installed_and_its_service_stopped() -> None:
+    done = pacs()
+    assert done.returncode == 0, done.stderr
+    assert "apt-get -qq -y install orthanc orthanc-dicomweb" in done.stderr
+    assert done.stderr.strip().endswith("service orthanc stop")
+
+
+@pytest.mark.parametrize(
+    "machine", [{"apt": "false"}, {"has_apt": "false"}, {"user": "7", "has_sudo": "false"}]
+)
+def test_a_pacs_that_cannot_be_installed_is_said_and_the_other_tests_run(machine: dict[str, str]) -> None:
+    done = pacs(**machine)
+    assert done.returncode == 0
+    assert "need Orthanc" in done.stderr and "apt-get install orthanc orthanc-dicomweb" in done.stderr
+    assert "service" not in done.stderr
+    assert done.stdout.strip().endswith("and on")
+
+
 def demo_study(folder: Path) -> str:
     script = str(REPOSITORY / "scripts" / "demo_study")
     return subprocess.check_output([sys.executable, script, str(folder)], text=True)

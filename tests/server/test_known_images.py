@@ -1,35 +1,35 @@
-"""Which images of an archive may be named in a request: any series that it has."""
+"""Which images of a request are known: what the datastore lists, and any series that its archive has."""
 
 from __future__ import annotations
 
-import pytest
 from main import BioSAM2App
-from monailabel.datastore.dicom import DICOMWebDatastore
+
+from lib.datastores.dicomweb import PacsDatastore
 
 
-class _Client:
-    def __init__(self) -> None:
-        self.asked: list[str] = []
-
-    def search_for_series(self, search_filters: dict[str, str]) -> list[dict]:
-        self.asked.append(search_filters["SeriesInstanceUID"])
-        return [{}] if self.asked[-1] == "1.2.3.9" else []
+class _Folder:
+    def list_images(self) -> list[str]:
+        return ["brain"]
 
 
-class _Archive(DICOMWebDatastore):
-    """An archive whose list, which MONAI Label keeps for two hours and limits to CT, has one series."""
+class _Archive(PacsDatastore):
+    """An archive that lists one series and has another one, which its filter leaves out."""
 
     def __init__(self) -> None:
-        self._client = _Client()
+        pass
 
     def list_images(self) -> list[str]:
         return ["1.2.3.4"]
 
+    def has(self, image_id: str) -> bool:
+        return image_id in ("1.2.3.4", "1.2.3.9")
 
-@pytest.mark.parametrize(
-    ("series", "known"), [("1.2.3.4", True), ("1.2.3.9", True), ("1.2.3.5", False), ("../1.2", False)]
-)
-def test_a_series_that_the_list_lacks_is_asked_of_the_archive(series, known):
-    archive = _Archive()
-    assert BioSAM2App.is_known(None, series, archive) is known
-    assert archive._client.asked == ([series] if series in ("1.2.3.9", "1.2.3.5") else [])
+
+def test_an_image_of_a_folderis_known_if_it_is_listed():
+    assert BioSAM2App.is_known(None, "brain", _Folder())
+    assert not BioSAM2App.is_known(None, "1.2.3.4", _Folder())
+
+
+def test_a_series_that_the_list_lacks_is_asked_of_the_archive():
+    known = [BioSAM2App.is_known(None, uid, _Archive()) for uid in ("1.2.3.4", "1.2.3.9", "1.2.3.5")]
+    assert known == [True, True, False]

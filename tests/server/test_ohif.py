@@ -39,7 +39,7 @@ def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TestClient:
     affine = np.array([[0, -0.8, 0, 10], [0.7, 0, 0.1, -20], [0, 0, 2.5, 30], [0, 0, 0, 1]])
     nib.save(nib.Nifti1Image(np.zeros((7, 6, 5), np.int16), affine), tmp_path / "scan.nii.gz")
     served = App(tmp_path)
-    monkeypatch.setattr(ohif, "app_instance", lambda: served)
+    monkeypatch.setattr(ohif, "ready_app", lambda: served)
     return TestClient(app)
 
 

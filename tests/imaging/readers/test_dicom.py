@@ -67,7 +67,42 @@ def test_missing_slices_are_warned_of(dicom_series, voxels, caplog):
     folder = dicom_series(voxels, LPS @ np.diag([0.7, 0.9, 3.0, 1.0]), skip=(2,))
     with caplog.at_level(logging.WARNING):
         assert load_volume(folder).n_slices == 4
-    assert "some may be missing" in caplog.text
+    assert "1 slice is missing (a gap after slice 1, counted from 0" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("skip", "said"),
+    [
+        ((), ()),
+        ((2,), ("1 slice is missing (a gap after slice 1, counted from 0, where slices are 3 mm apart)",)),
+        ((2, 3, 6), ("3 slices are missing (a gap after slice 1, 3, counted from 0",)),
+    ],
+)
+def test_the_volume_says_how_many_slices_are_missing(dicom_series, skip, said):
+    voxels = np.zeros((7, 9, 12), np.int16)
+    volume = load_volume(dicom_series(voxels, LPS @ np.diag([0.7, 0.9, 3.0, 1.0]), skip=skip))
+    assert volume.n_slices == 12 - len(skip)
+    assert len(volume.warnings) == len(said)
+    assert all(warning.startswith(words) for warning, words in zip(volume.warnings, said, strict=True))
+
+
+def test_slices_that_are_unevenly_spaced_are_said(multi_frame, voxels):
+    volume = load_volume(multi_frame(voxels[:, :, :4], (0, 3, 6, 10)))
+    assert volume.warnings[0].startswith("Slices are unevenly spaced, 3 to 4 mm apart")
+
+
+@pytest.mark.parametrize("degrees", [-20, 12.5])
+def test_the_tilt_of_the_gantry_is_said_and_kept(dicom_series, voxels, degrees):
+    lps = np.diag([0.7, 0.9, 3.0, 1.0])
+    lps[1, 2] = 3.0 * np.tan(np.radians(degrees))
+    folder = dicom_series(voxels, LPS @ lps)
+    volume = load_volume(folder)
+    assert volume.warnings[0].startswith(f"The gantry was tilted by {abs(degrees):.3g} degrees")
+    # where GDCM finds the corner of each slice
+    for file in folder.iterdir():
+        image = sitk.ReadImage(str(file))
+        index = np.linalg.inv(volume.affine) @ LPS @ [*image.GetOrigin(), 1]
+        np.testing.assert_allclose(index[:3], [0, 0, round(index[2])], atol=1e-4)
 
 
 def test_a_time_series_is_refused(dicom_series, voxels):
@@ -76,6 +111,15 @@ def test_a_time_series_is_refused(dicom_series, voxels):
         file.rename(folder / f"first{n}")
     dicom_series(voxels, LPS)
     with pytest.raises(Unprocessable, match="time series"):
+        load_volume(folder)
+
+
+def test_several_multi_frame_files_are_no_volume(multi_frame, voxels, tmp_path):
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    for n in range(2):
+        multi_frame(voxels[:, :, :4], (0, 3, 6, 9)).rename(folder / f"{n}.dcm")
+    with pytest.raises(Unprocessable, match="2 files, some with several frames"):
         load_volume(folder)
 
 

@@ -81,7 +81,7 @@ def write_mask(
                 picture = voxels.take(0, axis=volume.slice_axis)
                 Image.fromarray(np.ascontiguousarray(picture.T)).save(stream, format="PNG")
             elif suffix != ".nrrd":
-                _write_nifti(stream, voxels, volume, suffix == ".nii.gz", compress)
+                write_nifti(stream, voxels, volume, suffix == ".nii.gz", compress)
         if suffix == ".nrrd":
             _write_nrrd(path, voxels, volume, compress)
     except BaseException:
@@ -162,9 +162,10 @@ def _typed(mask: np.ndarray, dtype: object, suffix: str) -> np.ndarray:
     return mask.astype(target, order="F", copy=False)
 
 
-def _write_nifti(
-    stream: BufferedWriter, voxels: np.ndarray, volume: Volume, zipped: bool, compress: bool
+def write_nifti(
+    stream: BufferedWriter, voxels: np.ndarray, volume: Volume, zipped: bool, compress: bool = True
 ) -> None:
+    """Write voxels (I, J, K) on the grid of a volume, with the volume's own header if it has one."""
     image = nib.Nifti1Image(voxels, volume.affine)
     if isinstance(volume.header, nib.Nifti1Header):  # NIfTI-2 headers are a subclass
         header = volume.header.copy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,10 +15,13 @@ import numpy as np
 from lib.errors import NotFound, Unprocessable, UserError
 from lib.imaging import geometry
 from lib.imaging.readers.dicom import is_dicom_file, read_dicom_file, read_dicom_folder
+from lib.imaging.readers.dicom_note import read_note
 from lib.imaging.readers.nifti import read_nifti
 from lib.imaging.readers.nrrd import read_nrrd
 from lib.imaging.readers.raster import read_raster
 from lib.imaging.readers.raw import RawImage
+
+logger = logging.getLogger(__name__)
 
 Kind = Literal["nifti", "nrrd", "dicom", "raster"]
 
@@ -73,9 +77,12 @@ class Volume:
     path : Path
         Where it was read from.
     kind : str
-        ``"nifti"``, ``"nrrd"`` (also MetaImage), ``"dicom"`` or ``"raster"``.
+        ``"nifti"``, ``"nrrd"`` (also MetaImage), ``"dicom"`` (also a NIfTI file with a note beside it
+        that it was made of DICOM: `lib.imaging.readers.dicom_note`) or ``"raster"``.
     header : object or None
         The NIfTI header, which `answer` copies; None for the other kinds, whose affine says all.
+    warnings : tuple of str
+        Sentences for the person: slices that are missing, a tilted gantry.
     """
 
     voxels: np.ndarray
@@ -86,6 +93,7 @@ class Volume:
     path: Path
     kind: Kind
     header: object | None = None
+    warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("voxels", "affine"):
@@ -220,7 +228,11 @@ def load_volume(path: Path | str) -> Volume:
     if not path.exists():
         raise NotFound(f"image '{path.name}' does not exist")
     kind, read = _reader(path)
-    return _assemble(path, kind, read(path))
+    raw = read(path)
+    note = read_note(path) if kind == "nifti" else None
+    if note is not None:
+        kind, raw = "dicom", note.applied(raw)
+    return _assemble(path, kind, raw)
 
 
 def _reader(path: Path) -> tuple[Kind, Callable[[Path], RawImage]]:
@@ -250,6 +262,8 @@ def _assemble(path: Path, kind: Kind, raw: RawImage) -> Volume:
     if slice_axis is None:
         i, j, k = raw.voxels.shape[:3]
         slice_axis = geometry.acquisition_axis(geometry.spacing_of(affine), (i, j, k))
+    for warning in raw.warnings:
+        logger.warning("%s: %s", path.name, warning)
     return Volume(
         voxels=raw.voxels,
         affine=affine,
@@ -259,4 +273,5 @@ def _assemble(path: Path, kind: Kind, raw: RawImage) -> Volume:
         path=path,
         kind=kind,
         header=raw.header,
+        warnings=raw.warnings,
     )

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
+from lib import work
 from lib.errors import UserError
 from lib.imaging.answer import DTYPES, EXTENSIONS, PNG_DTYPES, write_mask
 from lib.imaging.store import load_cached
@@ -88,14 +89,18 @@ class InteractiveTask(InferTask):
         file : str
             A label map on the image's grid: 0 and the index of each object.
         params : dict
-            `label_names`, `score`, `checkpoint`, `latencies`, `cached`.
+            `label_names`, `score`, `checkpoint`, `latencies`, `cached`; `warnings` if the image has any; over
+            HTTP, `request_id`.
 
         Raises
         ------
         UserError
             If the request cannot be answered as it is.
+        Cancelled
+            If nobody wants the answer any more.
         """
         watch = Stopwatch()
+        work.stop_if_cancelled()
         self._check_device(request.get("device"))
         volume = load_cached(Path(str(request["image"])))
         watch.lap("load")
@@ -109,10 +114,13 @@ class InteractiveTask(InferTask):
         extension, dtype, compress = _asked_file(request, volume)
         watch.lap("pre")
 
+        work.stop_if_cancelled()
         model = self.slot.get()
         masks, details = self.answer(model, volume, window, prompts, fields)
         watch.lap("infer")
+        work.stop_if_cancelled()
         file = write_mask(masks, volume, extension, dtype, compress)
+        work.remove_afterwards(file)
         watch.lap("write")
         params = {
             "label_names": {obj.label: index for index, obj in enumerate(prompts.objects, 1)},
@@ -120,6 +128,11 @@ class InteractiveTask(InferTask):
             "latencies": watch.total(),
             **details,
         }
+        if volume.warnings:
+            params["warnings"] = list(volume.warnings)
+        asked = work.current()
+        if asked:
+            params["request_id"] = asked.id
         logger.info("%s: %s in %s", self.description, params["label_names"], params["latencies"])
         return str(file), params
 
@@ -215,6 +228,7 @@ def _with_uploaded_mask(request: dict[str, Any]) -> dict[str, Any]:
         path = Path(label)
         if not is_upload(path):
             raise UserError(f'label must be the name of a structure, not "{label[:80]}".')
+        work.remove_afterwards(path)  # MONAI Label forgets the one it makes of OHIF's scribbles
         request["mask"] = str(path)
         request["label"] = None
     elif isinstance(request.get("mask"), str) and "/" in request["mask"]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from lib import work
 from lib.imaging.volume import Volume
 from lib.imaging.window import Window
 from lib.infers.interactive import InteractiveTask, Slices, blank, paste
@@ -32,7 +33,11 @@ class SliceTask(InteractiveTask):
         index = 0
         for value, obj in enumerate(prompts.objects, 1):
             (index,) = prompts.slices(obj)
-            found = segment(model, planes(index), prompts.on_slice(obj, index), self.settings.zoom)
+            plane, on_slice = planes(index), prompts.on_slice(obj, index)
+            # a click takes several steps of the network; it waits for its turn once, not before each of them
+            with model.running():
+                found = segment(model, plane, on_slice, self.settings.zoom)
+            work.report(value, len(prompts.objects))
             paste(labels, prompts.slice_axis, index, found.mask, value)
             scores[obj.label] = round(found.score, 4)
             cached &= found.cached

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from lib import work
 from lib.imaging.volume import Volume
 from lib.imaging.window import Window
 from lib.infers.interactive import InteractiveTask, Slices, blank, paste
@@ -37,7 +38,14 @@ class VolumeTask(InteractiveTask):
         scores: dict[int, list[float]] = {number: [] for number in range(len(targets))}
         encoded = model.encoded
         for found in propagate(
-            model, planes, len(planes), targets, prompts.direction, self.settings.zoom, _log_progress
+            model,
+            planes,
+            len(planes),
+            targets,
+            prompts.direction,
+            self.settings.zoom,
+            _report,
+            work.is_cancelled,
         ):
             paste(labels, prompts.slice_axis, found.index, found.mask, found.target + 1)
             if found.mask.any():
@@ -49,6 +57,7 @@ class VolumeTask(InteractiveTask):
         return labels, {"score": score, "cached": model.encoded == encoded}
 
 
-def _log_progress(done: int, total: int) -> None:
+def _report(done: int, total: int) -> None:
+    work.report(done, total)
     if done == total or done % 25 == 0:
         logger.info("slice %d of %d", done, total)

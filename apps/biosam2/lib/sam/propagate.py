@@ -6,21 +6,19 @@ the network's reach are kept, so that the number of slices costs no memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
+from lib.errors import Cancelled
 from lib.prompts.prompts import Direction, SlicePrompts
 from lib.sam.model import Model
 from lib.sam.segment import pointed_at
 from lib.sam.tracker import Planes, Tracker
+from lib.sam.turns import as_long_work
 
 Progress = Callable[[int, int], None]
-
-
-class Cancelled(Exception):
-    """The person, or a client that went away, no longer wants the answer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +72,7 @@ def propagate(
     progress: Progress | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> Iterator[SliceMask]:
-    """Follow each structure from its prompted slices through its range.
+    """Follow each structure from its prompted slices through its range, step by step between other work.
 
     Every slice with a box or a mask, or else the first one with a positive click, stands by itself, as in
     SAM 2's first interaction. Clicks on further slices are corrections: they are read with the memory of the
@@ -102,6 +100,19 @@ def propagate(
     ------
     Cancelled
     """
+    yield from as_long_work(_follow(model, planes, count, targets, direction, use_zoom, progress, cancelled))
+
+
+def _follow(
+    model: Model,
+    planes: Planes,
+    count: int,
+    targets: list[Target],
+    direction: Direction,
+    use_zoom: bool,
+    progress: Progress | None,
+    cancelled: Callable[[], bool] | None,
+) -> Generator[SliceMask, None, None]:
     routes = [list(_route(target, direction)) for target in targets]
     total = sum(len(t.prompts) + len(route) for t, route in zip(targets, routes, strict=True))
     done = 0
@@ -114,7 +125,7 @@ def propagate(
 
     def check() -> None:
         if cancelled and cancelled():
-            raise Cancelled
+            raise Cancelled()
 
     for number, (target, route) in enumerate(zip(targets, routes, strict=True)):
         check()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy import ndimage
 
 from lib.prompts.prompts import SlicePrompts
 from lib.sam import zoom
@@ -39,6 +40,11 @@ Planes = Callable[[int], np.ndarray]
 
 # sam2 attends to the masks of the last 6 slices and the object pointers of the last 15
 REACH = 16
+# Where a structure's border is faint, a network of ours is drawn on to the next strong one. From one slice to
+# the next a structure moves by a share of its radius and a pixel or two; what lies farther off must be surer.
+FREE_SHARE, FREE_CELLS = 0.3, 1.0  # of the radius; cells of the mask prompt
+PRICE = 8.0  # logits for each radius beyond that
+HIGHEST_PRICE = 8.0
 VIEW_MARGIN = 1.5  # a structure may be larger on the next slices than where it was prompted
 
 
@@ -235,6 +241,11 @@ class Tracker:
         )
         _, _, ious, low, high, pointer, present = answer
         low, high = mean_of_ways(low), mean_of_ways(high)
+        if points is None and previous is not None:
+            price = price_of_distance(previous[:1])
+            low = low - in_ways(price, ways)
+            wide = F.interpolate(price, high.shape[-2:], mode="bilinear", align_corners=False)
+            high = high - in_ways(wide, ways)
         present = present.amin(0, keepdim=True).expand_as(present)
         network._encode_memory_in_output(features, sizes, points, remember, high, present, output)
         seen = bool(present.max() > 0)
@@ -335,3 +346,25 @@ class Tracker:
             "maskmem_pos_enc": self.memory_positions,
             "obj_ptr": output["obj_ptr"],
         }
+
+
+def price_of_distance(previous: torch.Tensor) -> torch.Tensor:
+    """What it costs a pixel, in logits, to lie far from the mask of the slice before.
+
+    Parameters
+    ----------
+    previous : Tensor (1, 1, h, w)
+        That mask as logits.
+
+    Returns
+    -------
+    Tensor float32 (1, 1, h, w)
+        0 on the mask, near it, and everywhere if it is empty.
+    """
+    mask = (previous[0, 0] > 0).cpu().numpy()
+    if not mask.any():
+        return torch.zeros_like(previous)
+    radius = float(np.sqrt(mask.sum() / np.pi))
+    beyond = ndimage.distance_transform_edt(~mask) - FREE_SHARE * radius - FREE_CELLS
+    price = np.clip(PRICE * beyond / radius, 0, HIGHEST_PRICE)
+    return torch.from_numpy(price).to(previous)[None, None]

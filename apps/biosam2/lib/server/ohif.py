@@ -12,10 +12,10 @@ from monailabel.config import settings
 from monailabel.endpoints.ohif import get_ohif
 from monailabel.endpoints.user.auth import RBAC
 from monailabel.interfaces.app import MONAILabelApp
-from monailabel.interfaces.utils.app import app_instance
 
 from lib.errors import NotFound, UserError
 from lib.imaging.store import load_cached
+from lib.server.app import ready_app
 
 CLIENT = Path(__file__).resolve().parents[2] / "clients" / "ohif"
 TYPES = {".js": "text/javascript", ".css": "text/css"}
@@ -73,7 +73,7 @@ def grid(image: str, _: Any = user) -> dict[str, Any]:
     NotFound
         If the datastore has no such image.
     """
-    instance: MONAILabelApp = app_instance()
+    instance: MONAILabelApp = ready_app()
     datastore = instance.datastore()
     if not image or not instance.is_known(image, datastore):
         raise NotFound(f'image "{image[:80]}" is not in the datastore.')

@@ -13,7 +13,7 @@ from lib.evaluation.datasets import Pair, find_pairs
 from lib.evaluation.study import read_study
 from lib.imaging.window import to_uint8
 from lib.trainers.generated import FAINTEST, MIN_AREA, acquire, is_seen
-from lib.trainers.views import VIEWS_PER_SCENE, View, clip_view, look_at
+from lib.trainers.views import FAINT_CLIPS, VIEWS_PER_SCENE, View, always_there, clip_view, look_at
 
 ISOTROPIC = 1.5  # ratio of spacings up to which a volume is also cut along its other axes
 REGIONS_ONLY = 0.3  # share of slices whose targets are regions of like intensity instead of labels
@@ -120,13 +120,16 @@ class RealClips(IterableDataset):
             first, labels = scan.slice(axis, index)
             values, counts = np.unique(labels, return_counts=True)
             values = rng.permutation(values[(counts > 60) & (values > 0)])[:8]
-            values = [v for v in values if is_seen(first, labels == v, 0.02, FAINTEST)]
-            if not values:
-                continue
             slices = [(first, labels), *(scan.slice(axis, i) for i in indices[1:])]
+            structures = [[shown == value for _, shown in slices] for value in values]
+            if rng.random() < FAINT_CLIPS:
+                structures = [s for s in structures if always_there(s)]
+            else:
+                structures = [s for s in structures if is_seen(first, s[0], 0.02, FAINTEST)]
+            if not structures:
+                continue
             look = int(rng.integers(2**31))  # one scanner for all slices
             images = [_scanned_again(np.random.default_rng(look), image) for image, _ in slices]
-            structures = [[shown == value for _, shown in slices] for value in values]
             yield clip_view(rng, images, structures, 0, self.size)
 
 

@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from lib.trainers.generated import CONTRAST, FAINTEST, acquire, generate_clip, generate_scene, is_seen
+from lib.trainers.generated import CONTRAST, acquire, generate_clip, generate_scene, is_seen
 
 VIEWS_PER_SCENE = 6  # a scene costs more than a look at it
 FAINT = 0.25  # see generated.CONTRAST
-FAINT_CLIPS = 0.3
+# share of the clips about what may not be seen: it can be followed, but nobody could tell where it ends
+FAINT_CLIPS = 0.15
 HIDDEN = 0.05  # share of the views that show structures which nobody could see
 TARGETS_A_CLIP = 3  # the slices are encoded once for all of them
 
@@ -181,20 +182,22 @@ class GeneratedClips(IterableDataset):
         rng = np.random.default_rng((self.seed, 7, worker.id if worker else 0))
         while True:
             images, masks = generate_clip(rng, self.frames)
-            # what hardly stands out can still be followed: it changes little from slice to slice
-            faint = rng.random() < FAINT_CLIPS
-            least, contrast = (0.01, FAINTEST) if faint else (0.06, CONTRAST)
-            good = [
-                m
-                for m in masks
-                if m[0].sum() > 60 and m[0].mean() < 0.5 and is_seen(images[0], m[0], least, contrast)
-            ]
+            good = [m for m in masks if m[0].sum() > 60 and m[0].mean() < 0.5]
+            if rng.random() < FAINT_CLIPS:
+                good = [m for m in good if always_there(m)]
+            else:
+                good = [m for m in good if is_seen(images[0], m[0])]
             if not good:
                 continue
             # ends are what is hardest to see: every other clip is about one, where there is one
-            ending = [n for n, m in enumerate(good) if not all(mask.any() for mask in m)]
+            ending = [n for n, m in enumerate(good) if not always_there(m)]
             centre = ending[0] if ending and rng.random() < 0.5 else 0
             yield clip_view(rng, images, good, centre, self.size)
+
+
+def always_there(masks: Sequence[np.ndarray]) -> bool:
+    """Whether a structure is on every slice of a clip."""
+    return all(mask.any() for mask in masks)
 
 
 def clip_view(

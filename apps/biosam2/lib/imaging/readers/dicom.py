@@ -69,21 +69,10 @@ def read_dicom_folder(path: Path) -> RawImage:
         If there is no image, more than one series, or the slices make no single 3D grid.
     """
     with reading(path, "a DICOM series"):
-        slices = _scan(path)
-        if not slices:
-            raise Unprocessable(f"image '{path.name}' is a folder without DICOM images")
-        series = {str(header.get("SeriesInstanceUID", "")) for _, header in slices}
-        if len(series) > 1:
-            raise Unprocessable(
-                f"image '{path.name}' is a folder with {len(series)} DICOM series; it must hold exactly one"
-            )
+        slices = scan_series(path, SERIES_TAGS)
         if len(slices) == 1:
             return read_dicom_file(slices[0][0])
-        if any(int(header.get("NumberOfFrames") or 1) > 1 for _, header in slices):
-            raise Unprocessable(
-                f"image '{path.name}' is a folder with {len(slices)} multi-frame DICOM files; name one"
-            )
-        ordered, affine = tags.arrange(path.name, slices)
+        ordered, affine, warnings = tags.arrange(path.name, slices)
         reader = sitk.ImageSeriesReader()
         reader.SetFileNames([str(file) for file, _ in ordered])
         if not all(tags.rescales_to_integers(header) for _, header in ordered):
@@ -91,7 +80,7 @@ def read_dicom_folder(path: Path) -> RawImage:
         image = reader.Execute()
         voxels = as_3d(path, itk_voxels(image), image.GetNumberOfComponentsPerPixel())
         middle = ordered[len(ordered) // 2][1]
-        return _raw(narrowest(voxels), affine, middle)
+        return _raw(narrowest(voxels), affine, middle, warnings)
 
 
 def read_dicom_file(path: Path) -> RawImage:
@@ -124,10 +113,10 @@ def read_dicom_file(path: Path) -> RawImage:
             raise Unprocessable(
                 f"image '{path.name}' says it has {frames} frames but holds {voxels.shape[2]}"
             )
-        order, affine = tags.frame_grid(path.name, header, frames)
+        order, affine, warnings = tags.frame_grid(path.name, header, frames)
         if order is not None:
             voxels = voxels[:, :, order]
-        return _raw(voxels, affine, header)
+        return _raw(voxels, affine, header, warnings)
 
 
 def narrowest(voxels: np.ndarray) -> np.ndarray:
@@ -143,7 +132,42 @@ def narrowest(voxels: np.ndarray) -> np.ndarray:
     return float32_at_most(voxels)
 
 
-def _scan(folder: Path) -> list[tuple[Path, Any]]:
+def scan_series(folder: Path, keywords: list[str] | None = None) -> list[tuple[Path, Any]]:
+    """The headers of the one series in a folder, in no particular order.
+
+    Parameters
+    ----------
+    folder : Path
+    keywords : list of str, optional
+        The only attributes to read; all but the pixels when not given.
+
+    Returns
+    -------
+    list of (Path, pydicom.Dataset)
+        One or more; when more than one, each is a single frame.
+
+    Raises
+    ------
+    Unprocessable
+        If there is no image, more than one series, or several multi-frame files.
+    """
+    slices = _scan(folder, keywords)
+    if not slices:
+        raise Unprocessable(f"image '{folder.name}' is a folder without DICOM images")
+    series = {str(header.get("SeriesInstanceUID", "")) for _, header in slices}
+    if len(series) > 1:
+        raise Unprocessable(
+            f"image '{folder.name}' is a folder with {len(series)} DICOM series; it must hold exactly one"
+        )
+    if len(slices) > 1 and any(int(header.get("NumberOfFrames") or 1) > 1 for _, header in slices):
+        raise Unprocessable(
+            f"image '{folder.name}' is a series of {len(slices)} files, some with several frames; "
+            "only one such file is one volume"
+        )
+    return slices
+
+
+def _scan(folder: Path, keywords: list[str] | None) -> list[tuple[Path, Any]]:
     found: dict[str, tuple[Path, Any]] = {}
     for file in sorted(folder.iterdir()):
         if not file.is_file() or file.name.upper() == "DICOMDIR":
@@ -152,7 +176,7 @@ def _scan(folder: Path) -> list[tuple[Path, Any]]:
             header = pydicom.dcmread(
                 file,
                 stop_before_pixels=True,
-                specific_tags=SERIES_TAGS,
+                specific_tags=keywords,
                 force=file.suffix.lower() == ".dcm",
             )
         except (InvalidDicomError, EOFError, OSError, ValueError, TypeError, NotImplementedError) as error:
@@ -193,11 +217,12 @@ def _pixels_by_pydicom(path: Path) -> np.ndarray:
     return np.asarray(pixels.transpose((2, 1, 0, 3) if colour else (2, 1, 0)))
 
 
-def _raw(voxels: np.ndarray, affine: np.ndarray, header: Any) -> RawImage:
+def _raw(voxels: np.ndarray, affine: np.ndarray, header: Any, warnings: tags.Warnings) -> RawImage:
     return RawImage(
         voxels=voxels,
         affine=affine,
         slice_axis=2,
         modality=str(header.get("Modality") or "").strip().upper(),
         window=tags.window_of(header),
+        warnings=warnings,
     )

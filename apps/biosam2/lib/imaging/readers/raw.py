@@ -29,7 +29,7 @@ class RawImage:
         4x4, voxel index to RAS+ mm.
     slice_axis : int or None
         The acquisition axis where the format says it, else None.
-    modality, window, header
+    modality, window, header, warnings
         As in `Volume`.
     """
 
@@ -39,6 +39,7 @@ class RawImage:
     modality: str = ""
     window: tuple[float, float] | None = None
     header: object | None = None
+    warnings: tuple[str, ...] = ()
 
 
 @contextmanager
