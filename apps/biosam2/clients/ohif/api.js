@@ -1,6 +1,6 @@
 // Every call to the server, and what went wrong in plain words.
 
-const POLL_MS = 400;
+const POLL_MS = 150;
 
 // What a person can be told; `cancelled` where they asked for it themselves.
 export class Failure extends Error {
