@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from clients.ohif.phantoms import Series
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserType, Page, TimeoutError, sync_playwright
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 # WebGL in software, nothing fetched from elsewhere.
@@ -21,7 +21,7 @@ FLAGS = [
     *("--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"),
 ]
 SIZE = {"width": 1280, "height": 800}
-PATIENCE = 400_000  # ms, for what a busy machine does slowly
+PATIENCE = 240_000  # ms, for what a busy machine does slowly
 
 # What the page is asked; `views` are cornerstone's own, so nothing here relies on our script.
 READY = """() => { try {
@@ -83,12 +83,12 @@ PAINT = """([origin, row, column, value]) => {
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
-        try:
-            yield browser
-        finally:
-            browser.close()
+    with sync_playwright() as driver, launch(driver.chromium) as browser:
+        yield browser
+
+
+def launch(kind: BrowserType) -> Browser:
+    return kind.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
 
 
 class Ohif:
@@ -107,8 +107,9 @@ class Ohif:
         self.ready()
 
     def ready(self) -> None:
-        self.page.wait_for_function(READY, timeout=PATIENCE)
-        self.part("inside").wait_for(timeout=PATIENCE)
+        with self._patience("The open study"):
+            self.page.wait_for_function(READY)
+            self.part("inside").wait_for()
         confirm = self.page.get_by_text("Confirm and Hide")  # that OHIF is for research only
         if confirm.is_visible():
             confirm.click()
@@ -137,7 +138,23 @@ class Ohif:
 
     def idle(self) -> None:
         """Wait until the panel has nothing under way."""
-        self.page.locator("#biosam2 .working").wait_for(state="hidden", timeout=PATIENCE)
+        with self._patience("The end of what is under way"):
+            self.page.locator("#biosam2 .working").wait_for(state="hidden")
+
+    def propagated(self, done: int) -> None:
+        """Wait until the panel says that a propagation under way has done so many slices."""
+        with self._patience(f"A propagation of which {done} slices are done"):
+            self.page.locator("#biosam2 .what", has_text=f"Propagating: {done} of ").wait_for()
+
+    @contextmanager
+    def _patience(self, what: str) -> Iterator[None]:
+        """Time that runs out in it is an error that says what the panel shows instead."""
+        try:
+            yield
+        except TimeoutError as error:
+            panel = self.page.locator("#biosam2 .working:visible, #biosam2 [data-part=status]")
+            shown = " / ".join(panel.all_inner_texts()) or "no panel"
+            raise AssertionError(f"{what} did not come in {PATIENCE / 1000:g} s. Shown: {shown}") from error
 
     @property
     def said(self) -> str:

@@ -45,6 +45,8 @@ KINDS = {
     "mr_sagittal": Kind("MR", (0, 1, 0), (0, 0, -1)),
     "mr_oblique": Kind("MR", _turned(1, 0, 0), _turned(0, 1, 0)),
 }
+# further series: one that no test labels, and one whose label takes two attempts
+OTHERS = {"unlabelled": KINDS["ct_axial"], "interrupted": KINDS["ct_axial"]}
 
 
 @dataclass(frozen=True)
@@ -91,9 +93,8 @@ def ellipsoid(centre: tuple[float, ...], radii: tuple[float, ...]) -> np.ndarray
     return sum(((g - c) / r) ** 2 for g, c, r in zip(grid, centre, radii, strict=True)) <= 1
 
 
-def write(name: str, folder: Path, suffix: str = "") -> tuple[Series, list[Path]]:
-    """Write the phantom as the series that `KINDS` describes under `name`, one study each."""
-    kind = KINDS[name]
+def write(name: str, kind: Kind, folder: Path) -> tuple[Series, list[Path]]:
+    """Write the phantom as a series in a study of its own; returns the series and its files."""
     row, column = np.array(kind.row), np.array(kind.column)
     step = kind.sign * STEP * np.cross(row, column)
     to_world = np.eye(4)
@@ -105,14 +106,14 @@ def write(name: str, folder: Path, suffix: str = "") -> tuple[Series, list[Path]
         pixels[truth[structure]] += value - GROUND
     if kind.modality == "MR":
         pixels = pixels + 300
-    study = generate_uid(entropy_srcs=[name + suffix, "study"])
-    series = generate_uid(entropy_srcs=[name + suffix, "series"])
+    study = generate_uid(entropy_srcs=[name, "study"])
+    series = generate_uid(entropy_srcs=[name, "series"])
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for n in range(COUNT):
         files.append(folder / f"{n:03d}.dcm")
         position = to_world[:3, :3] @ (n, 0, 0) + to_world[:3, 3]
-        _write_slice(files[-1], kind, name + suffix, n, position, pixels[n], study, series)
+        _write_slice(files[-1], kind, name, n, position, pixels[n], study, series)
     return Series(name, series, study, to_world, truth), files
 
 

@@ -7,7 +7,7 @@ import json
 import pytest
 from clients.ohif.phantoms import LIVER, TUMOUR
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture
@@ -49,9 +49,8 @@ def test_a_server_that_is_gone_is_named_as_such(viewer, opened):
 
 def test_an_image_that_the_server_does_not_know_is_named(viewer, opened, hospital):
     # the archive may have a study that the server cannot see: another filter, another archive
-    viewer.page.route(
-        "**/biosam2/grid**", lambda route: route.continue_(url=f"{hospital.server}/biosam2/grid?image=1.2.3")
-    )
+    unknown = f"{hospital.server.address}/biosam2/grid?image=1.2.3"
+    viewer.page.route("**/biosam2/grid**", lambda route: route.continue_(url=unknown))
     viewer.tool("inside")
     assert viewer.said == 'image "1.2.3" is not in the datastore.'
 

@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 from clients.ohif.phantoms import COUNT, LIVER, assert_in_place, dice
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+
+HALF = COUNT // 2
 
 
 @pytest.fixture
@@ -24,7 +27,8 @@ def clicked(viewer, hospital):
 
 def test_a_range_of_slices_is_all_that_a_ranged_propagation_changes(viewer, clicked):
     series, before = clicked
-    viewer.press("firstHere")  # the slice shown
+    viewer.part("slice").filter(has_text=f"Slice {LIVER + 1} of {COUNT}").wait_for()
+    viewer.press("firstHere")
     viewer.part("last").fill(str(LIVER + 3))
     assert viewer.part("first").input_value() == str(LIVER + 1)
     viewer.press("propagateRange")
@@ -47,27 +51,47 @@ def test_a_range_without_a_prompt_or_outside_the_volume_is_explained(viewer, cli
     np.testing.assert_array_equal(viewer.masks(series)["liver"], before)
 
 
-def test_a_cancelled_propagation_changes_nothing_and_can_be_done_again(viewer, clicked):
-    series, before = clicked
+@pytest.fixture
+def halfway(viewer, clicked, pace, hospital):
+    """A propagation that waits halfway; what the server says of it, asked again at each call."""
+    pace.hold(HALF)
     viewer.key("f")
-    viewer.part("cancel").wait_for()
+    viewer.propagated(HALF)
+    (work,) = hospital.server.get("/biosam2/work").json()
+    assert (work["state"], work["done"], work["total"]) == ("running", HALF, COUNT)
+    return lambda: hospital.server.get(f"/biosam2/work/{work['id']}").json()
+
+
+def test_a_cancelled_propagation_changes_nothing_and_can_be_done_again(viewer, clicked, halfway, pace):
+    series, before = clicked
     viewer.key("q")
     viewer.idle()
     assert "cancelled" in viewer.said.lower()
     np.testing.assert_array_equal(viewer.masks(series)["liver"], before)
+    pace.release()
     viewer.key("f")
     viewer.idle()
     assert_in_place(viewer.masks(series)["liver"], series.truth["liver"], 0.85)
 
 
-def test_the_server_is_told_to_end_the_work_that_was_cancelled(viewer, clicked):
-    told = []
-    viewer.page.on("request", lambda request: told.append((request.method, request.url)))
-    viewer.key("f")
-    viewer.part("cancel").wait_for()
+def test_the_work_that_was_cancelled_has_ended_on_the_server(viewer, halfway):
     viewer.press("cancel")
     viewer.idle()
-    assert any(method == "DELETE" and "/biosam2/work/ohif-" in url for method, url in told)
+    work = halfway()
+    assert work["state"] == "cancelled"
+    assert work["done"] < work["total"]
+
+
+def test_work_that_the_server_cannot_be_told_to_end_ends_all_the_same(viewer, halfway, until):
+    gone = {"status": 404, "body": ""}
+    viewer.page.route(
+        "**/biosam2/work/*",
+        lambda route: route.fulfill(**gone) if route.request.method == "DELETE" else route.continue_(),
+    )
+    viewer.press("cancel")
+    viewer.idle()
+    assert "cancelled" in viewer.said.lower()
+    until(lambda: halfway()["state"] == "cancelled")
 
 
 def test_the_bar_shows_what_the_server_tells(viewer, clicked, keep):
@@ -82,7 +106,7 @@ def test_the_bar_shows_what_the_server_tells(viewer, clicked, keep):
     keep("progress")
 
 
-def test_the_bar_counts_the_slices_that_are_done(viewer, clicked):
+def test_the_bar_counts_the_slices_that_are_done(viewer, clicked, pace):
     bar = viewer.page.locator("#biosam2 progress")
     bar.evaluate(
         """bar => {
@@ -91,18 +115,21 @@ def test_the_bar_counts_the_slices_that_are_done(viewer, clicked):
             new MutationObserver(note).observe(bar, { attributes: true });
         }"""
     )
+    steps = (1, HALF, COUNT - 1)
+    pace.hold(steps[0])
     viewer.key("f")
-    viewer.part("cancel").wait_for()
+    for done, following in zip(steps, (*steps[1:], None), strict=True):
+        viewer.propagated(done)
+        assert (bar.get_attribute("value"), bar.get_attribute("max")) == (str(done), str(COUNT))
+        pace.hold(following) if following else pace.release()
     viewer.idle()
     counted = viewer.page.evaluate("window.counted")
-    assert counted, "the bar never moved"
     assert counted == sorted(counted)
-    assert all(0 <= done <= total == COUNT for done, total in counted)
+    assert {done for done, _ in counted} >= set(steps)
+    assert all(1 <= done <= total == COUNT for done, total in counted)
 
 
-def test_other_actions_wait_for_the_propagation_in_words(viewer, clicked):
-    viewer.key("f")
-    viewer.part("cancel").wait_for()
+def test_other_actions_wait_for_the_propagation_in_words(viewer, halfway):
     viewer.key("u")
     assert "still running" in viewer.said
     viewer.key("q")

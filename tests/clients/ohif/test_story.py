@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import io
-from pathlib import Path
-
-import nibabel as nib
 import numpy as np
-import pydicom
 import pytest
-import requests
-from clients.ohif.phantoms import KINDS, LIVER, TUMOUR, Series, assert_in_place, only
+from clients.ohif.phantoms import KINDS, LIVER, TUMOUR, assert_in_place, only
+from clients.ohif.stored import assert_label_is_stored, assert_seg_is_archived
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -73,54 +68,16 @@ def test_an_annotator_segments_two_structures_submits_them_and_gets_the_next_cas
     viewer.idle()
     assert viewer.said == "Submitted: liver, lesion."
     keep(f"{name}_submitted")
-    assert_label_is_stored(hospital.datastore, series, {1: masks["liver"], 3: masks["lesion"]})
+    assert_label_is_stored(hospital.server, series, {1: masks["liver"], 3: masks["lesion"]})
     assert_seg_is_archived(hospital.archive, series, {"liver": masks["liver"], "lesion": masks["lesion"]})
 
     # the next case
     page = viewer.page.url
     viewer.press("next")
-    viewer.page.wait_for_url(lambda url: url != page, timeout=60_000)
+    viewer.page.wait_for_url(lambda url: url != page)
     viewer.ready()
     others = {other.study for other in hospital.series.values() if other.study != series.study}
     assert any(study in viewer.page.url for study in others)
     assert viewer.masks(series) == {}
     assert viewer.page.locator('#biosam2 input[value="lesion"]').count() == 1  # typed once, for all cases
     keep(f"{name}_next")
-
-
-def assert_label_is_stored(datastore: Path, series: Series, expected: dict[int, np.ndarray]) -> None:
-    """The final label is in the datastore. MONAI Label's route to fetch it asks for a SEG of that id."""
-    (path,) = datastore.rglob(f"labels/final/{series.uid}.nii*")
-    stored = nib.load(path)
-    to_lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ stored.affine
-    index = series.indices(np.linalg.inv(to_lps))
-    values = np.asarray(stored.dataobj)[tuple(np.moveaxis(index, -1, 0))]
-    assert set(np.unique(values)) == {0, *expected}
-    for value, mask in expected.items():
-        np.testing.assert_array_equal(values == value, mask)
-
-
-def assert_seg_is_archived(archive: str, series: Series, expected: dict[str, np.ndarray]) -> None:
-    query = {
-        "Level": "Instance",
-        "Query": {"StudyInstanceUID": series.study, "Modality": "SEG"},
-        "Expand": False,
-    }
-    (found,) = requests.post(f"{archive}/tools/find", json=query, timeout=60).json()
-    content = requests.get(f"{archive}/instances/{found}/file", timeout=60).content
-    seg = pydicom.dcmread(io.BytesIO(content))
-    labels = {int(segment.SegmentNumber): str(segment.SegmentLabel) for segment in seg.SegmentSequence}
-    to_index = np.linalg.inv(series.to_world)
-    stored = {label: np.zeros_like(mask) for label, mask in expected.items()}
-    shared = seg.SharedFunctionalGroupsSequence[0]
-    turn = np.array(shared.PlaneOrientationSequence[0].ImageOrientationPatient, float)
-    spacing = np.array(shared.PixelMeasuresSequence[0].PixelSpacing, float)
-    for frame, group in zip(seg.pixel_array, seg.PerFrameFunctionalGroupsSequence, strict=True):
-        label = labels[int(group.SegmentIdentificationSequence[0].ReferencedSegmentNumber)]
-        origin = np.array(group.PlanePositionSequence[0].ImagePositionPatient, float)
-        rows, columns = np.nonzero(frame)
-        world = origin + columns[:, None] * turn[:3] * spacing[1] + rows[:, None] * turn[3:] * spacing[0]
-        index = np.rint(world @ to_index[:3, :3].T + to_index[:3, 3]).astype(int)
-        stored[label][tuple(index.T)] = True
-    for label, mask in expected.items():
-        np.testing.assert_array_equal(stored[label], mask)

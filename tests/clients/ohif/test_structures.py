@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from clients.ohif.phantoms import LIVER, TUMOUR
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 def test_a_second_structure_in_the_same_place_overwrites_nothing(viewer, hospital):

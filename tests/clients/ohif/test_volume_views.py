@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from clients.ohif.phantoms import LIVER, assert_in_place, only
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 MODE = "monai-label"
 # the view of each series that shows its slices as they were acquired

@@ -35,18 +35,16 @@ export class Server {
     const answer = { result_extension: ".nrrd", result_dtype: "uint8", result_compress: true, request_id: id };
     form.append("params", JSON.stringify({ ...params, ...answer }));
     const query = new URLSearchParams({ image, output: "image" });
-    const asked = this.#send(`/infer/${model}?${query}`, { method: "POST", body: form });
     const watched = new AbortController();
-    const cancelled = new Promise((_, reject) => {
-      signal?.addEventListener("abort", () => this.#cancel(id).catch(reject), { once: true });
-    });
+    const gone = new AbortController();
+    signal?.addEventListener("abort", () => this.#cancel(id).catch(() => gone.abort()), { once: true });
     if (onProgress) this.#watch(id, onProgress, watched.signal);
     try {
-      const bytes = await (await Promise.race([asked, cancelled])).arrayBuffer();
+      const response = await this.#send(`/infer/${model}?${query}`, { method: "POST", body: form, signal: gone.signal });
+      const bytes = await response.arrayBuffer();
       if (signal?.aborted) throw new Failure("too late");
       return bytes;
     } catch (failure) {
-      asked.catch(() => {}); // the answer that nobody waits for any more
       if (signal?.aborted) throw new Failure("Cancelled. Nothing was changed.", { cancelled: true });
       throw failure;
     } finally {
@@ -73,8 +71,8 @@ export class Server {
     return (await response.json()).id ?? null;
   }
 
-  // Ends the work on the server; its answer to the inference then says so. A server that cannot do that
-  // goes on, and its answer is not waited for.
+  // Ends the work on the server; its answer to the inference then says so. Where that fails (the server may not
+  // know of the work yet), the connection is closed instead, and that ends it too.
   async #cancel(id) {
     await this.#send(`/biosam2/work/${id}`, { method: "DELETE" });
   }
