@@ -112,3 +112,14 @@ def test_a_folder_without_dicom_is_refused(tmp_path, unreadable):
 def test_volumes_are_frozen(make_volume: Callable[..., Volume], voxels):
     with pytest.raises(AttributeError):
         make_volume(voxels).slice_axis = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "modality, axis, expected",
+    [("CT", 2, 5 / 0.5), ("", 2, 10), ("CT", 0, 0.5 / 5**0.5 / 0.5**0.5), ("US", 2, None)],
+)
+def test_thickness_is_in_pixels_of_a_slice_and_unknown_along_time(tmp_path, modality, axis, expected):
+    volume = Volume(
+        np.zeros((8, 9, 4), np.int16), np.diag([0.5, 0.5, 5, 1]), 2, modality, None, tmp_path, "nifti"
+    )
+    assert volume.thickness(axis) == (None if expected is None else pytest.approx(expected))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lib.errors import UserError
-from lib.imaging.window import PRESETS, Window, choose_window, looks_like_ct, to_uint8
+from lib.imaging.window import PRESETS, Window, choose_window, looks_like_ct, stretched, to_uint8
 
 
 @pytest.fixture
@@ -152,3 +152,18 @@ def test_a_ct_slice_takes_a_few_milliseconds():
         to_uint8(plane, Window(-160, 240))
         times.append(time.perf_counter() - start)
     assert min(times) < 0.02
+
+
+def test_a_faint_part_is_stretched_to_black_and_white_and_hues_stay():
+    rng = np.random.default_rng(0)
+    faint = rng.integers(100, 140, (50, 60)).astype(np.uint8)
+    wide = stretched(faint)
+    assert wide.min() == 0 and wide.max() == 255
+    assert (np.diff(wide.ravel()[np.argsort(faint, axis=None)].astype(int)) >= 0).all()
+    flat = np.full((5, 5), 77, np.uint8)
+    assert np.ptp(stretched(flat)) == 0
+    noise = stretched(rng.integers(100, 102, (50, 60)).astype(np.uint8))
+    assert np.ptp(noise.astype(int)) < 64  # noise of two grey levels stays faint
+    colour = np.stack([faint, faint // 2, np.zeros_like(faint)], -1)
+    red, green, blue = np.moveaxis(stretched(colour).astype(int), -1, 0)
+    assert (red > green).all() and (green > blue).all()

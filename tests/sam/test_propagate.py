@@ -13,16 +13,8 @@ from lib.prompts.prompts import Direction
 from lib.sam import propagate as module
 from lib.sam import zoom
 from lib.sam.propagate import Cancelled, Target, propagate
-from lib.sam.segment import as_logits, segment, to_logits
-from lib.sam.tracker import (
-    FREE_CELLS,
-    FREE_SHARE,
-    HIGHEST_PRICE,
-    PRICE,
-    REACH,
-    Tracker,
-    price_of_distance,
-)
+from lib.sam.segment import segment, to_logits
+from lib.sam.tracker import REACH, Tracker
 from lib.sam.zoom import View
 
 SHAPE = (80, 60)
@@ -425,16 +417,3 @@ def test_a_network_that_sees_drawings_is_shown_the_mask_of_the_slice_before(
     view, size = made.memory.view, made.model.size
     for index, before in ((6, mask), (7, found), (4, mask)):
         torch.testing.assert_close(given[index], to_logits(before, view, size))
-
-
-def test_what_lies_far_from_the_mask_of_the_slice_before_must_be_surer():
-    mask = np.zeros((64, 64), bool)
-    mask[20:40, 20:40] = True
-    price = price_of_distance(as_logits(torch.from_numpy(mask).float()[None, None]))[0, 0].numpy()
-    radius = np.sqrt(mask.sum() / np.pi)
-    assert not price[mask].any()
-    free = FREE_SHARE * radius + FREE_CELLS  # cells beside the mask that cost nothing
-    assert price[30, 39 + int(free)] == 0 < price[30, 41 + int(free)]
-    assert (np.diff(price[30, 39:]) >= 0).all() and price.max() == HIGHEST_PRICE
-    assert price[30, 39 + int(free + radius / 2)] == pytest.approx(PRICE / 2, abs=1)
-    assert not price_of_distance(torch.full((1, 1, 64, 64), -10.0)).any()

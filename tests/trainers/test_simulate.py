@@ -63,3 +63,22 @@ def test_a_correction_adds_where_the_mask_misses_and_removes_where_it_leaks():
     assert labels[:, 0].tolist() == [0, 0, 0]
     x, y = points[0, 0].tolist()
     assert not masks[0, round(y), round(x)]
+
+
+def test_a_mask_that_went_wrong_differs_and_floods_only_what_looks_alike():
+    """A disc in a square of its own brightness, on a dark ground: a flood may fill the square and no more."""
+    image = torch.zeros(1, 1, 32, 32)
+    image[..., 4:28, 4:28] = 100 + torch.rand(24, 24)
+    y, x = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")
+    disc = ((y - 16) ** 2 + (x - 16) ** 2 < 36)[None, None]
+    logits = torch.where(disc, 5.0, -5.0)
+    grown = shrunk = 0
+    for seed in range(60):
+        torch.manual_seed(seed)
+        wrong = simulate.spoiled(logits, image) > 0
+        assert (wrong != disc).any()
+        assert not wrong[..., :4].any() and not wrong[..., 28:].any()
+        grown += bool((wrong & ~disc).any())
+        shrunk += bool((disc & ~wrong).any())
+    assert grown > 20 and shrunk > 5
+    assert (simulate.spoiled(-logits.abs(), image) < 0).all()  # nothing comes from nothing

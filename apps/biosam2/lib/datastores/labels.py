@@ -115,11 +115,7 @@ def _same_place(affine: np.ndarray, volume: Volume) -> bool:
 def _resampled(voxels: np.ndarray, affine: np.ndarray, volume: Volume) -> np.ndarray:
     moving = sitk.GetImageFromArray(voxels.transpose(2, 1, 0))
     target = sitk.Image(*volume.shape3, sitk.sitkUInt8)
-    for image, place in ((moving, affine), (target, volume.affine)):
-        lps = geometry.flip_lps_ras(place)
-        spacing = geometry.spacing_of(lps)
-        image.SetSpacing(spacing)
-        image.SetOrigin(lps[:3, 3].tolist())
-        image.SetDirection((lps[:3, :3] / np.asarray(spacing)).ravel().tolist())
+    for image, grid in ((moving, affine), (target, volume.affine)):
+        geometry.place(image, geometry.flip_lps_ras(grid))
     nearest = sitk.Resample(moving, target, sitk.Transform(), sitk.sitkNearestNeighbor, 0, sitk.sitkUInt16)
     return sitk.GetArrayFromImage(nearest).transpose(2, 1, 0)

@@ -238,7 +238,11 @@ def _follow(
     target = Target(given, 0, study.count - 1)
     direction = protocol.direction
     assert direction is not None  # the protocol fills it in
-    found = propagate(model, study.plane, study.count, [target], direction, protocol.zoom)
+    volume = study.volume
+    thickness = None if protocol.pipeline == "video" else volume.thickness(volume.slice_axis)
+    found = propagate(
+        model, study.plane, study.count, [target], direction, protocol.zoom, thickness=thickness
+    )
     while (one := clock.time(lambda: next(found, None))) is not None:
         masks[one.index], reached[one.index] = one.mask, True
     return masks, reached

@@ -193,10 +193,5 @@ def write_nifti(
 
 def _write_nrrd(path: Path, voxels: np.ndarray, volume: Volume, compress: bool) -> None:
     image = sitk.GetImageFromArray(voxels.transpose(2, 1, 0))
-    lps = geometry.flip_lps_ras(volume.affine)
-    spacing = geometry.spacing_of(lps)
-    image.SetSpacing(spacing)
-    image.SetOrigin(lps[:3, 3].tolist())
-    # Unit columns need not be at right angles: ITK writes them as they are, so tilted scans fit too.
-    image.SetDirection((lps[:3, :3] / np.asarray(spacing)).ravel().tolist())
+    geometry.place(image, geometry.flip_lps_ras(volume.affine))
     sitk.WriteImage(image, str(path), useCompression=compress, compressionLevel=COMPRESSION)

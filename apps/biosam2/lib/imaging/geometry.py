@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 LPS_FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -49,6 +51,22 @@ def compose(directions: np.ndarray, spacing: tuple[float, ...], origin: tuple[fl
     affine[:n, :n] = np.asarray(directions, dtype=np.float64) * np.asarray(spacing, dtype=np.float64)
     affine[:n, 3] = origin
     return affine
+
+
+def place(image: Any, affine: np.ndarray) -> None:
+    """Give a `SimpleITK.Image` its place: the way back from `compose`.
+
+    Parameters
+    ----------
+    image : SimpleITK.Image
+    affine : np.ndarray
+        4x4, voxel index to LPS+ mm. Its columns need not be at right angles: ITK keeps them as they are, so
+        tilted scans fit too.
+    """
+    spacing = spacing_of(affine)
+    image.SetSpacing(spacing)
+    image.SetOrigin(affine[:3, 3].tolist())
+    image.SetDirection((affine[:3, :3] / np.asarray(spacing)).ravel().tolist())
 
 
 def spacing_of(affine: np.ndarray) -> tuple[float, float, float]:

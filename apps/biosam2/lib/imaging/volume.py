@@ -30,6 +30,9 @@ NRRD = (".nrrd", ".nhdr", ".mha", ".mhd")
 RASTER = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 DICOM = (".dcm", ".dicom")
 
+# Modality (0008,0060) of what is a video when it has several frames: ultrasound, angiography, fluoroscopy,
+# endoscopy, microscopy, photographs.
+OVER_TIME = ("US", "XA", "RF", "ES", "GM", "XC")
 # Percentiles are read from at most this many voxels: enough for 0.5 % tails, 30 times fewer than a CT.
 SAMPLE_VOXELS = 4_000_000
 # A range below this is rounding, and its inverse would overflow single precision.
@@ -126,6 +129,13 @@ class Volume:
         """The two array axes of a slice, in increasing order."""
         first, second = (axis for axis in range(3) if axis != self.slice_axis)
         return first, second
+
+    def thickness(self, axis: int) -> float | None:
+        """From slice to slice along `axis`, in pixels of a slice; None where slices mostly follow in time."""
+        if self.modality in OVER_TIME and axis == self.slice_axis:
+            return None
+        a, b = (other for other in range(3) if other != axis)
+        return float(self.spacing[axis] / np.sqrt(self.spacing[a] * self.spacing[b]))
 
     @property
     def nbytes(self) -> int:

@@ -170,3 +170,30 @@ def _requested(request: object) -> Window:
 def _is_number(value: object) -> bool:
     is_real = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
     return is_real and math.isfinite(float(value))  # type: ignore[arg-type]
+
+
+LEAST_RANGE = 8  # grey levels: a flat picture is not made into one of its noise
+
+
+def stretched(pixels: np.ndarray, share: float = 0.01) -> np.ndarray:
+    """A part of a slice in a window of its own, in which what was faint stands out.
+
+    Parameters
+    ----------
+    pixels : ndarray uint8, any shape
+        The channels of a colour share their window, so that hues stay.
+    share : float
+        This much of the pixels becomes black, and as much white.
+
+    Returns
+    -------
+    ndarray uint8
+        As large as `pixels`.
+    """
+    if not pixels.size:
+        return pixels
+    sums = np.cumsum(np.bincount(pixels.ravel(), minlength=256))
+    low, high = np.searchsorted(sums, [share * sums[-1], (1 - share) * sums[-1]])
+    scale = 255 / max(int(high) - int(low), LEAST_RANGE)
+    table = np.clip((np.arange(256) - float(low)) * scale, 0, 255).astype(np.uint8)
+    return table[pixels]

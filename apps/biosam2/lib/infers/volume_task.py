@@ -46,6 +46,7 @@ class VolumeTask(InteractiveTask):
             self.settings.zoom,
             _report,
             work.is_cancelled,
+            volume.thickness(prompts.slice_axis),
         ):
             paste(labels, prompts.slice_axis, found.index, found.mask, found.target + 1)
             if found.mask.any():

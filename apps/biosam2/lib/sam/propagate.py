@@ -71,6 +71,7 @@ def propagate(
     use_zoom: bool = True,
     progress: Progress | None = None,
     cancelled: Callable[[], bool] | None = None,
+    thickness: float | None = None,
 ) -> Iterator[SliceMask]:
     """Follow each structure from its prompted slices through its range, step by step between other work.
 
@@ -90,6 +91,8 @@ def propagate(
         Called with the number of slices done and in all (counted per structure).
     cancelled : callable, optional
         Asked before every slice.
+    thickness : float, optional
+        From slice to slice, in pixels of a slice; None for the frames of a video.
 
     Yields
     ------
@@ -100,7 +103,9 @@ def propagate(
     ------
     Cancelled
     """
-    yield from as_long_work(_follow(model, planes, count, targets, direction, use_zoom, progress, cancelled))
+    yield from as_long_work(
+        _follow(model, planes, count, targets, direction, use_zoom, progress, cancelled, thickness)
+    )
 
 
 def _follow(
@@ -112,6 +117,7 @@ def _follow(
     use_zoom: bool,
     progress: Progress | None,
     cancelled: Callable[[], bool] | None,
+    thickness: float | None,
 ) -> Generator[SliceMask, None, None]:
     routes = [list(_route(target, direction)) for target in targets]
     total = sum(len(t.prompts) + len(route) for t, route in zip(targets, routes, strict=True))
@@ -129,7 +135,7 @@ def _follow(
 
     for number, (target, route) in enumerate(zip(targets, routes, strict=True)):
         check()
-        tracker = Tracker(model, planes, count, target.prompts, use_zoom)
+        tracker = Tracker(model, planes, count, target.prompts, use_zoom, thickness)
         for index, mask, score in tracker.start(check):
             yield SliceMask(number, index, mask, score)
             step()

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from scipy import ndimage
 
+from lib.imaging.window import stretched
 from lib.prompts.prompts import SlicePrompts
 from lib.sam import zoom
 from lib.sam.drawing import BOX_HIGH, BOX_LOW, NEGATIVE, POSITIVE, draw
@@ -283,12 +284,13 @@ def embed_in_ways(model: Model, pixels: np.ndarray) -> tuple[Embedding, bool]:
     """What the encoder makes of a picture and, for a network of ours, of the same turned by 180 degrees.
 
     Such a network is small enough to be asked twice, and the mean of both answers is better than either. The
-    second value tells whether both were in the cache.
+    turned picture is in a window of its own: a small network is nearly blind to what is faint. The second
+    value tells whether both were in the cache.
     """
     embedding, hit = model.embed(pixels)
     if not model.checkpoint.architecture.draws_prompts:
         return embedding, hit
-    turned, turned_hit = model.embed(np.ascontiguousarray(pixels[::-1, ::-1]))
+    turned, turned_hit = model.embed(np.ascontiguousarray(stretched(pixels)[::-1, ::-1]))
     both = tuple(torch.cat(level) for level in zip(embedding.levels, turned.levels, strict=True))
     return Embedding(both, embedding.key), hit and turned_hit
 

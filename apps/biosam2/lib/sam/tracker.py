@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy import ndimage
+from sam2.modeling.sam2_base import NO_OBJ_SCORE
 
 from lib.prompts.prompts import SlicePrompts
-from lib.sam import zoom
+from lib.sam import prior, zoom
 from lib.sam.drawing import PADDING
 from lib.sam.embeddings import Embedding
 from lib.sam.model import Model
@@ -40,11 +40,6 @@ Planes = Callable[[int], np.ndarray]
 
 # sam2 attends to the masks of the last 6 slices and the object pointers of the last 15
 REACH = 16
-# Where a structure's border is faint, a network of ours is drawn on to the next strong one. From one slice to
-# the next a structure moves by a share of its radius and a pixel or two; what lies farther off must be surer.
-FREE_SHARE, FREE_CELLS = 0.3, 1.0  # of the radius; cells of the mask prompt
-PRICE = 8.0  # logits for each radius beyond that
-HIGHEST_PRICE = 8.0
 VIEW_MARGIN = 1.5  # a structure may be larger on the next slices than where it was prompted
 
 
@@ -81,17 +76,29 @@ class Tracker:
         By slice index, in any order; none empty, one at least with something to point at.
     use_zoom : bool
         Look at what the prompts point to; otherwise always at the whole slices.
+    thickness : float, optional
+        From slice to slice, in pixels of a slice; None for the frames of a video.
     """
 
     def __init__(
-        self, model: Model, planes: Planes, count: int, prompts: dict[int, SlicePrompts], use_zoom: bool
+        self,
+        model: Model,
+        planes: Planes,
+        count: int,
+        prompts: dict[int, SlicePrompts],
+        use_zoom: bool,
+        thickness: float | None = None,
     ) -> None:
-        self.model, self.planes, self.count = model, planes, count
+        self.model, self.planes, self.count, self.thickness = model, planes, count, thickness
         self.use_zoom = use_zoom
         self.prompts = dict(sorted(prompts.items()))
         self.shape = zoom.shape_of(planes(next(iter(self.prompts))))
         self.prompted: dict[int, np.ndarray] = {}
         self.previous: tuple[int, np.ndarray] | None = None
+        # the slices that were prompted, and those that the network was sure of
+        self.known: dict[int, prior.Known] = {}
+        # object scores on the way since the last prompted slice
+        self.presences: list[float] = []
         # one way through the slices may need another view than the other
         self.memory = _Memory(zoom.whole(self.shape))
         self.memory_positions: list[torch.Tensor] | None = None
@@ -113,17 +120,19 @@ class Tracker:
                 self._condition_on_points(index, prompts[index])
             else:
                 self._condition_on_mask(index, look.mask)
-            self.prompted[index] = look.mask
+            self._prompted(index, look.mask)
             yield index, look.mask, look.score
         rest = [i for i in prompts if i not in looks]
         for index in sorted(rest, key=lambda i: min(abs(i - j) for j in own)):
             check()
             mask, score = self._correct(index, prompts[index])
-            self.prompted[index] = mask
+            self._prompted(index, mask)
             yield index, mask, score
 
     def track(self, index: int, backwards: bool) -> tuple[np.ndarray, float]:
         """The next slice on the way: its mask (bool, (A, B)) and score."""
+        if (index + 1 if backwards else index - 1) in self.prompted:
+            self.presences = []
         mask, score, output = self._look(index, backwards)
         wider = None
         if self.use_zoom:
@@ -133,10 +142,18 @@ class Tracker:
         if wider is not None:
             self._move(wider, index + 1 if backwards else index - 1)
             mask, score, output = self._look(index, backwards)
-        self.memory.recent[index] = output
+        self.memory.recent[index] = self._compact(output)
         self.memory.forget(index)
         self.previous = index, mask
+        if mask.any():
+            self.presences.append(output["presence"])
+        if score >= prior.SURE:
+            self.known[index] = prior.Known.of(mask)
         return mask, score
+
+    def _prompted(self, index: int, mask: np.ndarray) -> None:
+        self.prompted[index] = mask
+        self.known[index] = prior.Known.of(mask)
 
     def _look(self, index: int, backwards: bool) -> tuple[np.ndarray, float, dict]:
         embedding = self._embed(index)
@@ -144,7 +161,7 @@ class Tracker:
             beside = self._beside(index, backwards)
             output = self._step(embedding, index, previous=beside, backwards=backwards)
             mask = to_slice(output["pred_masks"], self.memory.view, self.shape) > 0
-            return mask, output["score"], self._compact(output)
+            return mask, output["score"], output
 
     def _beside(self, index: int, backwards: bool) -> torch.Tensor | None:
         """For networks that see prompts drawn: the mask of the slice before, as a mask prompt.
@@ -241,20 +258,42 @@ class Tracker:
         )
         _, _, ious, low, high, pointer, present = answer
         low, high = mean_of_ways(low), mean_of_ways(high)
-        if points is None and previous is not None:
-            price = price_of_distance(previous[:1])
-            low = low - in_ways(price, ways)
-            wide = F.interpolate(price, high.shape[-2:], mode="bilinear", align_corners=False)
-            high = high - in_ways(wide, ways)
         present = present.amin(0, keepdim=True).expand_as(present)
+        presence = float(present.max())
+        if points is None and previous is not None:
+            present = present - self._price_of_presence(index)
+            presence = float(present.max())
+            present = present - prior.price_of_fading(self.presences)
+            low, high = self._pay(low, high, previous[:1])
+            gone = (present <= 0).float()
+            low, high = (torch.where(gone[..., None, None] > 0, NO_OBJ_SCORE, m) for m in (low, high))
+            pointer = (1 - gone) * pointer + gone * network.no_obj_ptr
         network._encode_memory_in_output(features, sizes, points, remember, high, present, output)
         seen = bool(present.max() > 0)
         return output | {
             "pred_masks": low[:1],
             "obj_ptr": pointer,
             "object_score_logits": present,
+            "presence": presence,
             "score": float(ious.max()) if seen else 0.0,
         }
+
+    def _price_of_presence(self, index: int) -> float:
+        slices = min(abs(index - known) for known in self.known)
+        reach = max(known.reach for known in self.known.values())
+        return prior.price_of_presence(slices, self.thickness, reach)
+
+    def _pay(
+        self, low: torch.Tensor, high: torch.Tensor, previous: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """A mask from memory in as many ways, low and high, less what is unlikely in it (`lib.sam.prior`)."""
+        view = self.memory.view
+        cells = low.shape[-2] * low.shape[-1] / (view.na * view.nb)  # of a pixel
+        usual = cells * max(known.area for known in self.known.values())
+        price = prior.price_of_distance(previous)
+        price = price + prior.price_of_size(low[:1] - price, usual)
+        wide = F.interpolate(price, high.shape[-2:], mode="bilinear", align_corners=False)
+        return low - in_ways(price, len(low)), high - in_ways(wide, len(high))
 
     def _condition_on_points(self, index: int, prompts: SlicePrompts) -> None:
         """Prompt a slice by itself; clicks are played one by one, each with the mask before it."""
@@ -346,25 +385,3 @@ class Tracker:
             "maskmem_pos_enc": self.memory_positions,
             "obj_ptr": output["obj_ptr"],
         }
-
-
-def price_of_distance(previous: torch.Tensor) -> torch.Tensor:
-    """What it costs a pixel, in logits, to lie far from the mask of the slice before.
-
-    Parameters
-    ----------
-    previous : Tensor (1, 1, h, w)
-        That mask as logits.
-
-    Returns
-    -------
-    Tensor float32 (1, 1, h, w)
-        0 on the mask, near it, and everywhere if it is empty.
-    """
-    mask = (previous[0, 0] > 0).cpu().numpy()
-    if not mask.any():
-        return torch.zeros_like(previous)
-    radius = float(np.sqrt(mask.sum() / np.pi))
-    beyond = ndimage.distance_transform_edt(~mask) - FREE_SHARE * radius - FREE_CELLS
-    price = np.clip(PRICE * beyond / radius, 0, HIGHEST_PRICE)
-    return torch.from_numpy(price).to(previous)[None, None]

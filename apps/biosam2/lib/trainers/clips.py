@@ -14,6 +14,9 @@ from lib.trainers.pretrain import ask, normalise
 OWN = 0.7  # share of the clips that go on from the network's own answers, wrong ones as well
 CORRECTED = 0.3  # share of the later slices that get a corrective click
 BESIDE = 0.8  # share of the clips that see the mask of the slice before as a mask prompt (`lib.sam.tracker`)
+# share of the later slices whose mask goes wrong on purpose before the next ones see it: on a long way small
+# mistakes add up to large ones, which no clip of a few slices comes to by itself, and memory must undo them
+SPOILED = 0.25
 PRESENCE = 0.6  # weight of the object score's loss
 
 
@@ -85,11 +88,15 @@ def clip_loss(network: SAM2Base, images: torch.Tensor, masks: torch.Tensor, bala
             part, _ = score_loss(logits, scores, target, balance)
             loss = loss + part
             there = present
+        answer = logits[rows, best][:, None]
+        if t > 0 and torch.rand(()) < SPOILED:
+            grey = images[:, t].float().mean(-1).repeat_interleave(targets, 0)
+            answer = simulate.spoiled(answer, F.avg_pool2d(grey[:, None], 4))
         # an absent structure is shown as an empty mask, which is what the app makes of it
-        shown = (logits[rows, best][:, None].detach() > 0) & there[:, None, None, None]
+        shown = (answer.detach() > 0) & there[:, None, None, None]
         before = as_logits(shown.float()) if beside else None
         outputs["cond_frame_outputs" if t == 0 else "non_cond_frame_outputs"][t] = _remember(
-            network, features, sizes, logits[rows, best][:, None], tokens, best, there, t == 0
+            network, features, sizes, answer, tokens, best, there, t == 0
         )
     return loss / frames
 

@@ -1,4 +1,8 @@
-"""Simulated prompts: the clicks and boxes a person would make, drawn from the true mask (and the error)."""
+"""Simulated prompts and mistakes.
+
+Clicks and boxes as a person would make them, drawn from the true mask (and the error); masks that went wrong
+as they do on a long way through a volume.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,8 @@ import torch.nn.functional as F
 
 from lib.sam.drawing import BOX_HIGH, BOX_LOW, NEGATIVE, PADDING, POSITIVE
 
-__all__ = ["BOX_HIGH", "BOX_LOW", "NEGATIVE", "PADDING", "POSITIVE", "boxes", "clicks", "corrections"]
+__all__ = ["BOX_HIGH", "BOX_LOW", "NEGATIVE", "PADDING", "POSITIVE"]
+__all__ += ["boxes", "clicks", "corrections", "spoiled"]
 
 
 def boxes(
@@ -91,3 +96,44 @@ def corrections(logits: torch.Tensor, target: torch.Tensor, size: int) -> tuple[
     cells = (points[:, 0] + 0.5).div(size / target.shape[-1]).long().clamp(0, target.shape[-1] - 1)
     labels = truth[torch.arange(len(truth)), cells[:, 1], cells[:, 0]].int()
     return points, labels[:, None]
+
+
+def spoiled(logits: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    """A mask that went wrong: it grew, flooded what looks like the structure, shrank, or slipped aside.
+
+    Parameters
+    ----------
+    logits : Tensor (N, 1, h, w)
+    image : Tensor (N, 1, h, w)
+        Intensities of the cells, any range.
+
+    Returns
+    -------
+    Tensor (N, 1, h, w)
+        Logits of the mistake; as they were where the mask is empty.
+    """
+    mask = (logits > 0).float()
+    area = mask.sum((-2, -1), keepdim=True)
+    # as far as half of the radius, the same for all: a pooling has one size
+    reach = 1 + int(float(torch.rand(())) ** 2 * 0.6 * float((area / torch.pi).sqrt().mean()))
+    grown = F.max_pool2d(mask, 2 * reach + 1, 1, reach)
+    kind = float(torch.rand(()))
+    if kind < 0.35:  # up to the next strong border
+        inside = area.clamp(min=1)
+        mean = (image * mask).sum((-2, -1), keepdim=True) / inside
+        spread = (((image - mean).square() * mask).sum((-2, -1), keepdim=True) / inside).sqrt()
+        tolerance = spread * (0.7 + 2 * torch.rand(len(mask), 1, 1, 1, device=mask.device))
+        alike = ((image - mean).abs() < tolerance).float()
+        wrong = mask
+        for _ in range(3):
+            wrong = torch.maximum(mask, F.max_pool2d(wrong, 2 * reach + 1, 1, reach) * alike)
+    elif kind < 0.65:
+        wrong = grown
+    elif kind < 0.8:
+        wrong = -F.max_pool2d(-mask, 2 * reach + 1, 1, reach)
+    else:
+        shift = tuple(int(n) for n in torch.randint(-reach, reach + 1, (2,)))
+        wrong = torch.roll(mask, shift, (-2, -1))
+    sure = 0.5 + 6 * torch.rand(len(mask), 1, 1, 1, device=mask.device)
+    changed = torch.where(wrong > 0, torch.maximum(logits, sure), torch.minimum(logits, -sure))
+    return torch.where((wrong != mask) & (area > 0), changed, logits)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
+from lib.imaging.window import stretched
 from lib.trainers.generated import CONTRAST, acquire, generate_clip, generate_scene, is_seen
 
 VIEWS_PER_SCENE = 6  # a scene costs more than a look at it
@@ -16,6 +17,7 @@ FAINT = 0.25  # see generated.CONTRAST
 # share of the clips about what may not be seen: it can be followed, but nobody could tell where it ends
 FAINT_CLIPS = 0.15
 HIDDEN = 0.05  # share of the views that show structures which nobody could see
+STRETCHED = 0.5  # share of the views in a window of their own: inference looks both ways
 TARGETS_A_CLIP = 3  # the slices are encoded once for all of them
 
 
@@ -106,7 +108,8 @@ def look_at(
         return None
     chosen = _in_sight(rng, masks, centre, window, targets, least_area)
     shown = np.stack([masks[chosen[i % len(chosen)]][window] for i in range(targets)])
-    return _turn(rng)(_resized(image[window], shown, size))
+    part = stretched(image[window]) if rng.random() < STRETCHED else image[window]
+    return _turn(rng)(_resized(part, shown, size))
 
 
 def _in_sight(
@@ -226,11 +229,12 @@ def clip_view(
     rows, columns = np.flatnonzero(first[centre].any(1)), np.flatnonzero(first[centre].any(0))
     window = _window(rng, rows, columns, images[0].shape[0])
     chosen = _in_sight(rng, first, centre, window, TARGETS_A_CLIP, 0.005)
-    turn = _turn(rng)
+    turn, stretch = _turn(rng), rng.random() < STRETCHED
     views = []
     for t, image in enumerate(images):
         shown = np.stack([structures[n][t][window] for n in chosen])
-        views.append(turn(_resized(image[window], shown, size)))
+        part = stretched(image[window]) if stretch else image[window]
+        views.append(turn(_resized(part, shown, size)))
     masks = np.stack([view.masks for view in views], 1)
     return View(np.stack([view.image for view in views]), masks[np.arange(TARGETS_A_CLIP) % len(chosen)])
 

@@ -55,7 +55,7 @@ def arrange(name: str, slices: list[tuple[Path, Any]]) -> tuple[list[tuple[Path,
     sizes = {(int(header.Columns), int(header.Rows)) for _, header in slices}
     if len(sizes) > 1:
         raise Unprocessable(f"image '{name}' has slices of {len(sizes)} different sizes: {sorted(sizes)}")
-    if any(_floats(header, "ImagePositionPatient", 3) is None for _, header in slices):
+    if any(position_of(header) is None for _, header in slices):
         # Photographs and scanned film carry no positions: the order they were taken in is all there is.
         ordered = sorted(slices, key=lambda item: (int(item[1].get("InstanceNumber") or 0), item[0].name))
         affine = _affine(np.zeros(3), np.array(AXIAL), spacing_of(slices[0][1]), None, slices[0][1])
@@ -64,7 +64,7 @@ def arrange(name: str, slices: list[tuple[Path, Any]]) -> tuple[list[tuple[Path,
     orientations = np.array([_orientation(header) for _, header in slices])
     if np.abs(orientations - orientations[0]).max() > SAME_DIRECTION:
         raise Unprocessable(f"image '{name}' has slices that point in different directions")
-    positions = np.array([_floats(header, "ImagePositionPatient", 3) for _, header in slices])
+    positions = np.array([position_of(header) for _, header in slices])
     order, step, warnings = _stack(name, positions, orientations[0])
     ordered = [slices[n] for n in order]
     first = ordered[0][1]
@@ -181,7 +181,7 @@ def _floats(header: Any, keyword: str, count: int) -> list[float] | None:
 
 
 def _orientation(header: Any) -> tuple[float, ...]:
-    return tuple(_floats(header, "ImageOrientationPatient", 6) or AXIAL)
+    return tuple(orientation_of(header) or AXIAL)
 
 
 def spacing_of(header: Any) -> tuple[float, float]:

@@ -295,7 +295,7 @@ def _resample(
     if count > 1:
         affine[:3, 2] = (_affine_of(highest)[:3, 3] - _affine_of(lowest)[:3, 3]) / (count - 1)
     moving = sitk.GetImageFromArray(own)
-    _place(moving, affine)
+    geometry.place(moving, affine)
     positions = layout.positions
     assert positions is not None
     grid = geometry.flip_lps_ras(layout.affine)
@@ -303,13 +303,6 @@ def _resample(
         # Slice by slice, since the slices of the image may be unevenly spaced.
         grid[:3, 3] = positions[k]
         target = sitk.Image(layout.shape[0], layout.shape[1], 1, moving.GetPixelID())
-        _place(target, grid)
+        geometry.place(target, grid)
         nearest = sitk.Resample(moving, target, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
         voxels[:, :, k] = sitk.GetArrayViewFromImage(nearest)[0].T
-
-
-def _place(image: Any, affine: np.ndarray) -> None:
-    spacing = geometry.spacing_of(affine)
-    image.SetSpacing(spacing)
-    image.SetOrigin(affine[:3, 3].tolist())
-    image.SetDirection((affine[:3, :3] / np.asarray(spacing)).ravel().tolist())

@@ -1,0 +1,119 @@
+"""How sure a network must be of what is unlikely in a volume: prices, in logits.
+
+A large network keeps to a structure by itself. A small one does not: where a border is faint it is drawn on
+to the next strong one, and it does not see where a faint structure ends. What is known of any structure helps
+it: from slice to slice it moves little, and away from the slices where somebody prompted it, or where the
+network was sure, it seldom becomes much larger and seldom goes on for longer than it is wide. What is beyond
+that must be surer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import ndimage
+
+SURE = 0.7  # predicted IoU from which on an answer counts as much as a prompt
+# From one slice to the next a structure moves by a share of its radius and a pixel or two.
+FREE_SHARE, FREE_CELLS = 0.3, 1.0  # of the radius; cells of the mask prompt
+DISTANCE_PRICE, HIGHEST_DISTANCE_PRICE = 8.0, 8.0  # for each radius beyond that; at most
+# It seldom becomes larger than so many times its largest known area: for each e-fold beyond that; at most.
+FREE_GROWTH, SIZE_PRICE, HIGHEST_SIZE_PRICE = 1.2, 10.0, 2.0
+# It seldom goes on from the nearest known slice for more than so many times its reach: for each; at most.
+FREE_REACHES, PRESENCE_PRICE, HIGHEST_PRESENCE_PRICE = 0.8, 3.0, 3.0
+# What was sure to be there, and is so by a share of that only, has ended.
+SURELY_THERE, FADED, ON_THE_WAY = 2.0, 0.4, 2  # object score, share of it, slices
+
+
+def price_of_distance(previous: torch.Tensor) -> torch.Tensor:
+    """What it costs a pixel to lie far from the mask of the slice before.
+
+    Parameters
+    ----------
+    previous : Tensor (1, 1, h, w)
+        That mask as logits.
+
+    Returns
+    -------
+    Tensor float32 (1, 1, h, w)
+        0 on the mask, near it, and everywhere if it is empty.
+    """
+    mask = (previous[0, 0] > 0).cpu().numpy()
+    if not mask.any():
+        return torch.zeros_like(previous)
+    radius = float(np.sqrt(mask.sum() / np.pi))
+    beyond = ndimage.distance_transform_edt(~mask) - FREE_SHARE * radius - FREE_CELLS
+    price = np.clip(DISTANCE_PRICE * beyond / radius, 0, HIGHEST_DISTANCE_PRICE)
+    return torch.from_numpy(price).to(previous)[None, None]
+
+
+def price_of_size(logits: torch.Tensor, usual: float) -> float:
+    """What all pixels of a mask pay for its size.
+
+    Parameters
+    ----------
+    logits : Tensor (1, 1, h, w)
+    usual : float
+        Its largest known area, in cells of the same grid.
+
+    Returns
+    -------
+    float
+        The least price that the mask left by it pays for; 0 if it is not much larger than usual.
+    """
+    surest = logits.flatten().sort(descending=True).values
+    count = torch.arange(1, len(surest) + 1, device=logits.device)
+    price = (SIZE_PRICE * torch.log(count / (FREE_GROWTH * max(usual, 1)))).clamp(0, HIGHEST_SIZE_PRICE)
+    # as many pixels as can pay for being that many
+    paying = int((surest > price).sum())
+    return float(price[paying - 1]) if paying else 0.0
+
+
+@dataclass(frozen=True)
+class Known:
+    """A structure on a slice where it was prompted, or where the network was sure of it.
+
+    area : pixels of the slice; reach : half of its longer side, in pixels.
+    """
+
+    area: int
+    reach: float
+
+    @classmethod
+    def of(cls, mask: np.ndarray) -> Known:
+        """What is known by a mask, bool (A, B)."""
+        sides = [np.ptp(np.flatnonzero(mask.any(axis))) + 1 for axis in (0, 1) if mask.any()]
+        return cls(int(mask.sum()), max(sides, default=0) / 2)
+
+
+def price_of_presence(slices: int, thickness: float | None, reach: float) -> float:
+    """What a structure pays for being there, far from where it was known to be.
+
+    Parameters
+    ----------
+    slices : int
+        To the nearest slice where it is known.
+    thickness : float or None
+        From slice to slice, in pixels of a slice; None in a video, where time says nothing about size.
+    reach : float
+        The largest known one, see `Known`.
+    """
+    if thickness is None or not reach:
+        return 0.0
+    beyond = slices * thickness / reach - FREE_REACHES
+    return float(np.clip(PRESENCE_PRICE * beyond, 0, HIGHEST_PRESENCE_PRICE))
+
+
+def price_of_fading(presences: Sequence[float]) -> float:
+    """What a structure pays for being there after slices where it was surely there.
+
+    Parameters
+    ----------
+    presences : sequence of float
+        Object scores of the slices on the way, those without the structure left out.
+    """
+    usual = float(np.median(presences)) if len(presences) >= ON_THE_WAY else 0.0
+    return FADED * usual if usual >= SURELY_THERE else 0.0

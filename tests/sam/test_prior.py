@@ -1,0 +1,68 @@
+"""What is unlikely costs logits: lying far off, growing, going on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from lib.sam import prior
+from lib.sam.segment import as_logits
+
+
+def _square(side: int) -> np.ndarray:
+    mask = np.zeros((64, 64), bool)
+    mask[20 : 20 + side, 20 : 20 + side] = True
+    return mask
+
+
+def test_what_lies_far_from_the_mask_of_the_slice_before_must_be_surer():
+    mask = _square(20)
+    price = prior.price_of_distance(as_logits(torch.from_numpy(mask).float()[None, None]))[0, 0].numpy()
+    radius = np.sqrt(mask.sum() / np.pi)
+    assert not price[mask].any()
+    free = prior.FREE_SHARE * radius + prior.FREE_CELLS  # cells beside the mask that cost nothing
+    assert price[30, 39 + int(free)] == 0 < price[30, 41 + int(free)]
+    assert (np.diff(price[30, 39:]) >= 0).all() and price.max() == prior.HIGHEST_DISTANCE_PRICE
+    assert price[30, 39 + int(free + radius / 2)] == pytest.approx(prior.DISTANCE_PRICE / 2, abs=1)
+    assert not prior.price_of_distance(torch.full((1, 1, 64, 64), -10.0)).any()
+
+
+@pytest.mark.parametrize("side", [10, 15, 20])
+def test_a_mask_no_larger_than_the_known_one_pays_nothing_for_its_size(side):
+    logits = torch.where(torch.from_numpy(_square(side)), 1.0, -5.0)[None, None]
+    assert prior.price_of_size(logits, usual=400) == 0
+
+
+def test_a_larger_mask_keeps_the_pixels_that_are_sure_and_as_many_of_the_others_as_are_usual():
+    unsure, sure = _square(40), _square(20)
+    faint = torch.where(torch.from_numpy(unsure), 1.0, -5.0)[None, None] + torch.rand(1, 1, 64, 64)
+    kept = int((faint > prior.price_of_size(faint, usual=400)).sum())
+    assert 400 <= kept < 2 * 400  # of 1600
+    plain = torch.where(torch.from_numpy(unsure), 2 + prior.HIGHEST_SIZE_PRICE, -5.0)[None, None]
+    assert int((plain > prior.price_of_size(plain, usual=100)).sum()) == 1600  # whatever is usual
+    both = torch.where(torch.from_numpy(sure), 9.0, faint)
+    left = both > prior.price_of_size(both, usual=400)
+    assert left[0, 0][torch.from_numpy(sure)].all()
+
+
+def test_presence_costs_more_the_farther_from_where_it_is_known_but_not_along_time():
+    prices = [prior.price_of_presence(slices, 2.0, 10.0) for slices in range(0, 40)]
+    free = int(prior.FREE_REACHES * 10 / 2)
+    assert not any(prices[: free + 1]) and prices[free + 2] > 0
+    assert prices == sorted(prices) and prices[-1] == prior.HIGHEST_PRESENCE_PRICE
+    assert prior.price_of_presence(39, None, 10.0) == 0
+    assert prior.price_of_presence(39, 2.0, 0) == 0
+
+
+def test_what_is_known_of_a_long_structure_is_its_length():
+    mask = np.zeros((64, 40), bool)
+    mask[10:50, 7:12] = True
+    assert prior.Known.of(mask) == prior.Known(area=200, reach=20.0)
+    assert prior.Known.of(np.zeros((4, 4), bool)) == prior.Known(0, 0)
+
+
+def test_what_was_surely_there_has_ended_where_it_is_there_by_a_share_only():
+    assert prior.price_of_fading([5.0, 4.0, 6.0]) == pytest.approx(prior.FADED * 5)
+    assert prior.price_of_fading([1.5, 1.0, 1.8]) == 0  # it was faint all along
+    assert prior.price_of_fading([5.0]) == 0 == prior.price_of_fading([])  # too short a way to tell
