@@ -125,12 +125,12 @@ biosam2_setup() { # [dev]
     export PATH="$biosam2_venv/bin:$PATH"
 }
 
-# What no Python package brings: Debian's packages, for some of the tests. Without them the other tests run all the
-# same, and those that need them fail and say so.
+# What no Python package brings: Debian's packages, for the demo PACS and some of the tests. Without them the other
+# tests run all the same, and those that need them fail and say so.
 biosam2_apt() { # WHAT PACKAGE...
     local what="$1"
     shift
-    local by_hand="Some tests need $what, and they will fail without: install it (on Debian and Ubuntu: apt-get install $*), then run this again."
+    local by_hand="$what is needed here (by some tests, by scripts/start --pacs): install it (on Debian and Ubuntu: apt-get install $*), then run this again."
     local -a root=()
     if [[ "$(id -u)" != 0 ]]; then
         root=(sudo)
@@ -153,7 +153,7 @@ biosam2_apt() { # WHAT PACKAGE...
     fi
 }
 
-# The PACS that the tests talk to.
+# The PACS that the tests talk to, and that scripts/start --pacs starts.
 biosam2_pacs() {
     if ! PATH="$PATH:/usr/sbin" command -v Orthanc >/dev/null || [[ ! -e /usr/share/orthanc/plugins/libOrthancDicomWeb.so ]]; then
         biosam2_apt "Orthanc with its DICOMweb plugin" orthanc orthanc-dicomweb
