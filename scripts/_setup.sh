@@ -4,6 +4,7 @@
 #   biosam2_setup        what the server needs (requirements.lock)
 #   biosam2_setup dev    and what the tests and linters need (requirements-dev.lock)
 #   biosam2_pacs         Orthanc, the PACS that the tests talk to, from the system's packages
+#   biosam2_browser      Chromium, in which they look at OHIF, from there too
 #
 # BIOSAM2_VENV    where the environment lives (default: .venv in the repository)
 # BIOSAM2_PYTHON  the Python to make it with (default: the first suitable one on PATH)
@@ -113,7 +114,7 @@ biosam2_setup() { # [dev]
             biosam2_fingerprint "$biosam2_venv/bin/python" "${runtime[@]:1}" >"$biosam2_venv/${runtime[0]}"
         fi
         if [[ -n "$dev" ]] && ! biosam2_is_set_up "${development[@]}"; then
-            say "Setting up the tests and linters: a few megabytes more."
+            say "Setting up the tests and linters: about 0.2 GB more to download and 1 GB on disk."
             biosam2_install requirements-dev.lock
             biosam2_fingerprint "$biosam2_venv/bin/python" "${development[@]:1}" >"$biosam2_venv/${development[0]}"
         fi
@@ -124,13 +125,12 @@ biosam2_setup() { # [dev]
     export PATH="$biosam2_venv/bin:$PATH"
 }
 
-# The one thing that no Python package brings. Without it the other tests run all the same, and those that need a
-# PACS fail and say so.
-biosam2_pacs() {
-    if PATH="$PATH:/usr/sbin" command -v Orthanc >/dev/null && [[ -e /usr/share/orthanc/plugins/libOrthancDicomWeb.so ]]; then
-        return
-    fi
-    local by_hand="The tests of the PACS need Orthanc with its DICOMweb plugin, and they will fail without: install them (on Debian and Ubuntu: apt-get install orthanc orthanc-dicomweb), then run this again."
+# What no Python package brings: Debian's packages, for the demo PACS and some of the tests. Without them the other
+# tests run all the same, and those that need them fail and say so.
+biosam2_apt() { # WHAT PACKAGE...
+    local what="$1"
+    shift
+    local by_hand="$what is needed here (by some tests, by scripts/start --pacs): install it (on Debian and Ubuntu: apt-get install $*), then run this again."
     local -a root=()
     if [[ "$(id -u)" != 0 ]]; then
         root=(sudo)
@@ -140,12 +140,29 @@ biosam2_pacs() {
         say "$by_hand" >&2
         return
     fi
-    say "Installing Orthanc, the PACS that the tests talk to: a few megabytes. This happens once."
-    local -a install=(${root[@]+"${root[@]}"} apt-get -qq -y install orthanc orthanc-dicomweb)
+    say "Installing $what. This happens once."
+    export DEBIAN_FRONTEND=noninteractive
+    local -a install=(${root[@]+"${root[@]}"} apt-get -qq -y install "$@")
     if ! { "${install[@]}" || { ${root[@]+"${root[@]}"} apt-get -qq update && "${install[@]}"; }; } </dev/null >/dev/null; then
         say "$by_hand" >&2
         return
     fi
-    # The package starts a service that listens to the whole network. The tests start their own, which does not.
-    ${root[@]+"${root[@]}"} service orthanc stop >/dev/null 2>&1 || true
+    if [[ " $* " == *" orthanc "* ]]; then
+        # The package starts a service that listens to the whole network. The tests start their own, which does not.
+        ${root[@]+"${root[@]}"} service orthanc stop >/dev/null 2>&1 || true
+    fi
+}
+
+# The PACS that the tests talk to, and that scripts/start --pacs starts.
+biosam2_pacs() {
+    if ! PATH="$PATH:/usr/sbin" command -v Orthanc >/dev/null || [[ ! -e /usr/share/orthanc/plugins/libOrthancDicomWeb.so ]]; then
+        biosam2_apt "Orthanc with its DICOMweb plugin" orthanc orthanc-dicomweb
+    fi
+}
+
+# The browser that OHIF is tested in.
+biosam2_browser() {
+    if ! command -v chromium >/dev/null && ! command -v chromium-browser >/dev/null && ! command -v google-chrome >/dev/null; then
+        biosam2_apt "a browser (Chromium, about 300 MB on disk)" chromium
+    fi
 }

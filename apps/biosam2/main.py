@@ -94,7 +94,7 @@ class BioSAM2App(MONAILabelApp):
         model, image = request.get("model"), request.get("image")
         if not isinstance(model, str) or model not in self._infers:
             raise NotFound(f'model "{str(model)[:80]}" is not one of {", ".join(self._infers)}.')
-        if not isinstance(image, str) or not self._is_known(image, datastore or self.datastore()):
+        if not isinstance(image, str) or not self.is_known(image, datastore or self.datastore()):
             raise NotFound(f'image "{str(image)[:80]}" is not in the datastore.')
         return super().infer(request, datastore)
 
@@ -111,7 +111,8 @@ class BioSAM2App(MONAILabelApp):
             raise NotFound(f'strategy "{str(strategy)[:80]}" is not one of {", ".join(self._strategies)}.')
         return super().next_sample(request)
 
-    def _is_known(self, image: str, datastore: Any) -> bool:
+    def is_known(self, image: str, datastore: Any) -> bool:
+        """Whether this is an image of the datastore, by id, or a file that the server has stored, by path."""
         path = Path(image)
         if path.is_absolute():
             sessions = server_settings.MONAI_LABEL_SESSION_PATH or os.path.join(

@@ -20,7 +20,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 APP = HERE.parents[1] / "apps" / "biosam2"
-sys.path.insert(0, str(APP))
+sys.path[:0] = [str(APP), str(HERE.parent)]
 
 import material  # noqa: E402
 import over_http  # noqa: E402
@@ -45,12 +45,14 @@ def main() -> None:
         for side, section in _jobs(plan, options.only):
             name = f"{side} {section}"
             print(name, flush=True)
-            log = plan.path(f"{side}-{section}.log")
+            work = plan.path(f"{side}-{section}")
+            work.mkdir()
+            log = work / "server.log"
             try:
                 if section == "http":
-                    results[name] = over_http.measure(plan, environment, log)
+                    results[name] = over_http.measure(plan, environment, work)
                 elif section == "busy":
-                    results[name] = while_it_works.measure(plan, environment, log, side)
+                    results[name] = while_it_works.measure(plan, environment, work, side)
                 else:
                     results[name] = _run(plan, side, section, environment, log)
             except RuntimeError as error:

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
-import socket
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,15 +15,14 @@ from typing import Any
 import requests
 from measures import say
 from plan import Plan
+from programs import APP, MonaiLabel
 
-APP = Path(__file__).resolve().parents[2] / "apps" / "biosam2"
 CLICKS = 20
-START_SECONDS = 300
 # MONAI Label's OHIF plugin asks for uint16
 DTYPES = ("uint8", "uint16")
 
 
-def measure(plan: Plan, environment: dict[str, str], log: Path) -> dict[str, Any]:
+def measure(plan: Plan, environment: dict[str, str], work: Path) -> dict[str, Any]:
     """Milliseconds of warm clicks on one slice: median and 95th percentile for each type of answer.
 
     Raises
@@ -35,13 +30,13 @@ def measure(plan: Plan, environment: dict[str, str], log: Path) -> dict[str, Any
     RuntimeError
         If the server does not start, or refuses a click.
     """
-    with serving(plan, environment, log, ["clicks.nii.gz"], plan.image_size) as (session, address):
+    with serving(plan, environment, work, ["clicks.nii.gz"], plan.image_size) as (session, address):
         return {dtype: _clicks(plan, session, address, dtype) for dtype in DTYPES}
 
 
 @contextmanager
 def serving(
-    plan: Plan, environment: dict[str, str], log: Path, volumes: list[str], image_size: int, app: Path = APP
+    plan: Plan, environment: dict[str, str], work: Path, volumes: list[str], image_size: int, app: Path = APP
 ) -> Iterator[tuple[requests.Session, str]]:
     """MONAI Label's server with an app and some of the plan's volumes: a session, and the address.
 
@@ -50,56 +45,23 @@ def serving(
     RuntimeError
         If the server does not start, or does not answer.
     """
-    studies = plan.path(f"studies-{log.stem}")
+    studies = work / "studies"
     studies.mkdir()
     for volume in volumes:
         shutil.copy(plan.path(volume), studies / volume)
-    port = _free_port()
-    command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(app)]
-    command += ["--studies", str(studies), "--host", "127.0.0.1", "--port", str(port)]
     conf = {
-        "checkpoint": str(plan.checkpoint),
+        "checkpoint": plan.checkpoint,
         "device": plan.device,
-        "image_size": str(image_size),
-        "cache_gb": str(plan.cache_gb),
+        "image_size": image_size,
+        "cache_gb": plan.cache_gb,
     }
-    for key, value in conf.items():
-        command += ["--conf", key, value]
-    environment = {**os.environ, **environment, "OMP_NUM_THREADS": str(plan.threads)}
-    with open(log, "w") as stream:
-        server = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, env=environment)
+    environment = {**environment, "OMP_NUM_THREADS": str(plan.threads)}
+    with MonaiLabel(studies, work, conf, environment, app) as server, requests.Session() as session:
+        session.trust_env = False  # no proxy on the way to this machine
         try:
-            with requests.Session() as session:
-                session.trust_env = False  # no proxy on the way to this machine
-                address = f"http://127.0.0.1:{port}"
-                _wait(session, server, address)
-                yield session, address
+            yield session, server.address
         except requests.RequestException as error:
             raise RuntimeError(f"the server did not answer: {error}") from error
-        finally:
-            server.terminate()
-            try:
-                server.wait(20)
-            except subprocess.TimeoutExpired:
-                server.kill()
-                server.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def _wait(session: requests.Session, server: subprocess.Popen, address: str) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and server.poll() is None:
-        try:
-            if session.get(f"{address}/info/", timeout=30).ok:
-                return
-        except requests.ConnectionError:
-            time.sleep(0.5)
-    raise RuntimeError("the server did not start")
 
 
 def _clicks(plan: Plan, session: requests.Session, address: str, dtype: str) -> dict[str, float]:

@@ -18,6 +18,7 @@ import over_http
 import requests
 from measures import say
 from plan import CHEAPEST_ANSWER, Plan
+from programs import APP
 
 STOCK = Path(__file__).with_name("stock_app")
 IDLE = 20  # of each, before the propagation
@@ -25,7 +26,7 @@ PAUSE = 0.05  # s between two requests of the same person
 LEAD = 0.3  # s that the propagation is ahead of the others
 
 
-def measure(plan: Plan, environment: dict[str, str], log: Path, side: str) -> dict[str, Any]:
+def measure(plan: Plan, environment: dict[str, str], work: Path, side: str) -> dict[str, Any]:
     """Seconds that the others wait, before and during a propagation.
 
     Returns
@@ -39,9 +40,9 @@ def measure(plan: Plan, environment: dict[str, str], log: Path, side: str) -> di
     RuntimeError
         If the server does not start, or refuses a request.
     """
-    app = STOCK if side == "peer" else over_http.APP
+    app = STOCK if side == "peer" else APP
     volumes = ["clicks.nii.gz", "busy.nii.gz"]
-    with over_http.serving(plan, environment, log, volumes, plan.memory_size, app) as (session, address):
+    with over_http.serving(plan, environment, work, volumes, plan.memory_size, app) as (session, address):
         people = _People(plan, session, address)
         people.click()
         people.info()

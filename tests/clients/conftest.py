@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,14 +18,12 @@ import SimpleITK as sitk
 from monailabel.client.client import MONAILabelClient
 from monailabel.datastore.utils.convert import dicom_to_nifti
 from PIL import Image
+from programs import REPOSITORY, MonaiLabel
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 from scipy.spatial.transform import Rotation
 
 from lib.imaging.volume import load_volume
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-START_SECONDS = 240  # of which importing torch and MONAI takes most, more on a busy machine
 
 
 @dataclass(frozen=True)
@@ -257,51 +252,12 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Study]:
     return {study.name: study for study in made}
 
 
-def _free_port() -> int:
-    for port in range(8200, 8300):
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise RuntimeError("no port from 8200 to 8299 is free")
-
-
 @pytest.fixture(scope="session")
 def server(studies: dict[str, Study], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """MONAI Label with this app, as `scripts/start` runs it."""
     folder = studies["axial"].path.parent
-    work = tmp_path_factory.mktemp("server")
-    port = _free_port()
-    running = Server(f"http://127.0.0.1:{port}", folder, work / "server.log")
-    command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", "apps/biosam2"]
-    command += ["--studies", str(folder), "--host", "127.0.0.1", "--port", str(port)]
-    environment = {**os.environ, "MONAI_LABEL_SESSION_PATH": str(work / "sessions")}
-    with open(running.log, "wb") as log:
-        process = subprocess.Popen(command, cwd=REPOSITORY, stdout=log, stderr=log, env=environment)
-    try:
-        _wait_for(running, process)
-        yield running
-    finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def _wait_for(server: Server, process: subprocess.Popen[bytes]) -> None:
-    end = time.monotonic() + START_SECONDS
-    while time.monotonic() < end and process.poll() is None:
-        try:
-            if requests.get(f"{server.url}/info/", timeout=10).ok:
-                return
-        except requests.ConnectionError:
-            time.sleep(0.3)
-    said = server.log.read_text(errors="replace")[-4000:]
-    pytest.fail(f"the server did not start (exit status {process.poll()}):\n{said}")
+    with MonaiLabel(folder, tmp_path_factory.mktemp("server")) as running:
+        yield Server(running.address, folder, running.log)
 
 
 @pytest.hookimpl(wrapper=True)

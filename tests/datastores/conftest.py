@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import shutil
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,12 +11,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pydicom
 import pytest
 import requests
+from archive import Archive
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
@@ -28,94 +24,11 @@ from lib.datastores.dicomweb import PacsDatastore
 from lib.datastores.pacs import Pacs, TimeLimit
 from lib.imaging.seg.write import Algorithm
 
-PLUGINS = "/usr/share/orthanc/plugins/libOrthancDicomWeb.so"
-
-
-@pytest.fixture(scope="session")
-def free_port() -> Callable[[], int]:
-    return _free_port
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@dataclass(frozen=True)
-class Archive:
-    """A running Orthanc."""
-
-    port: int
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/dicom-web"
-
-    def rest(self, method: str, path: str, **more: Any) -> Any:
-        answer = requests.request(method, f"http://127.0.0.1:{self.port}{path}", timeout=30, **more)
-        answer.raise_for_status()
-        return answer.json()
-
-    def add(self, *files: Path) -> str:
-        """Store files of one series, or a folder of them; returns its SeriesInstanceUID."""
-        found = [f for file in files for f in (sorted(file.iterdir()) if file.is_dir() else [file])]
-        for file in found:
-            self.rest("POST", "/instances", data=file.read_bytes())
-        return str(pydicom.dcmread(found[0], stop_before_pixels=True).SeriesInstanceUID)
-
-    def delete(self, series: str) -> None:
-        (found,) = self.rest("POST", "/tools/lookup", data=series)
-        self.rest("DELETE", f"/series/{found['ID']}")
-
-    def clear(self) -> None:
-        for patient in self.rest("GET", "/patients"):
-            self.rest("DELETE", f"/patients/{patient}")
-
-    def segs(self) -> list[pydicom.Dataset]:
-        """The DICOM SEGs that it has."""
-        found = []
-        for instance in self.rest("GET", "/instances"):
-            tags = self.rest("GET", f"/instances/{instance}/simplified-tags")
-            if tags["Modality"] == "SEG":
-                file = requests.get(f"http://127.0.0.1:{self.port}/instances/{instance}/file", timeout=30)
-                found.append(pydicom.dcmread(pydicom.filebase.DicomBytesIO(file.content)))
-        return found
-
 
 @pytest.fixture(scope="session")
 def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Archive]:
-    program = shutil.which("Orthanc", path=f"{os.environ['PATH']}:/usr/sbin")
-    if program is None or not Path(PLUGINS).exists():
-        pytest.fail(
-            "Orthanc is not installed: scripts/test does it, or apt-get install orthanc orthanc-dicomweb"
-        )
-    work, archive = tmp_path_factory.mktemp("orthanc"), Archive(_free_port())
-    configuration = {
-        "StorageDirectory": str(work / "db"),
-        "IndexDirectory": str(work / "db"),
-        "HttpPort": archive.port,
-        "DicomServerEnabled": False,
-        "RemoteAccessAllowed": False,
-        "AuthenticationEnabled": False,
-        "Plugins": [PLUGINS],
-        "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
-    }
-    (work / "orthanc.json").write_text(json.dumps(configuration))
-    with open(work / "log", "wb") as log:
-        process = subprocess.Popen([program, work / "orthanc.json"], stdout=log, stderr=log)
-    try:
-        for _ in range(120):
-            try:
-                archive.rest("GET", "/system")
-                break
-            except requests.RequestException:
-                assert process.poll() is None, (work / "log").read_text()[-2000:]
-                time.sleep(0.25)
-        yield archive
-    finally:
-        process.terminate()
-        process.wait(20)
+    with Archive(tmp_path_factory.mktemp("orthanc")) as running:
+        yield running
 
 
 @pytest.fixture
@@ -188,7 +101,7 @@ class Proxy:
         headers = {k: v for k, v in handler.headers.items() if k in ("Accept", "Content-Type")}
         answer = requests.request(
             method,
-            f"http://127.0.0.1:{self.archive.port}{handler.path}",
+            f"{self.archive.address}{handler.path}",
             data=body,
             headers=headers,
             timeout=30,

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
@@ -17,66 +13,28 @@ import numpy as np
 import pydicom
 import pytest
 import requests
+from programs import MonaiLabel
 
 from lib.imaging.answer import write_mask
 from lib.imaging.readers.dicom_layout import read_layout
 from lib.imaging.seg.read import read_seg
 from lib.imaging.volume import load_volume
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-START_SECONDS = 240
-
 pytestmark = pytest.mark.slow
 
 
-@dataclass(frozen=True)
-class Running:
-    url: str
-    cache: Path
-    log: Path
-
-    def get(self, path: str, **query: str) -> requests.Response:
-        return requests.get(f"{self.url}{path}", params=query, timeout=120)
-
+class Server(MonaiLabel):
     def infer(self, model: str, image: str, output: str = "all", **params: object) -> requests.Response:
         query = {"image": image, "output": output}
         body = {"params": json.dumps(params)}
-        return requests.post(f"{self.url}/infer/{model}", params=query, data=body, timeout=120)
+        return requests.post(f"{self.address}/infer/{model}", params=query, data=body, timeout=120)
 
 
 @pytest.fixture(scope="session")
-def server(session_proxy, free_port, tmp_path_factory) -> Iterator[Running]:
-    work = tmp_path_factory.mktemp("server")
-    port = free_port()
-    running = Running(f"http://127.0.0.1:{port}", work / "cache", work / "server.log")
-    command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", "apps/biosam2"]
-    command += ["--studies", session_proxy.url, "--host", "127.0.0.1", "--port", str(port)]
-    environment = {
-        **os.environ,
-        "MONAI_LABEL_DICOMWEB_CACHE_PATH": str(running.cache),
-        "MONAI_LABEL_DICOMWEB_PROXY_TIMEOUT": "8",
-        "MONAI_LABEL_SESSION_PATH": str(work / "sessions"),
-    }
-    with open(running.log, "wb") as log:
-        process = subprocess.Popen(command, cwd=REPOSITORY, stdout=log, stderr=log, env=environment)
-    try:
-        end = time.monotonic() + START_SECONDS
-        while time.monotonic() < end and process.poll() is None:
-            try:
-                if requests.get(f"{running.url}/info/", timeout=10).ok:
-                    break
-            except requests.ConnectionError:
-                time.sleep(0.3)
-        else:
-            pytest.fail(f"the server did not start:\n{running.log.read_text(errors='replace')[-3000:]}")
+def server(session_proxy, tmp_path_factory) -> Iterator[Server]:
+    patience = {"MONAI_LABEL_DICOMWEB_PROXY_TIMEOUT": "8"}
+    with Server(session_proxy.url, tmp_path_factory.mktemp("server"), environment=patience) as running:
         yield running
-    finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 CENTRE = (40, 28, 5)
@@ -127,13 +85,13 @@ def test_a_click_on_a_series_of_the_pacs_marks_the_voxel_that_was_clicked(
     assert said["warnings"][0].startswith("1 slice is missing")
 
 
-def _save(server: Running, uid: str, labels: np.ndarray, tmp_path: Path, extension: str = ".nii.gz"):
+def _save(server: Server, uid: str, labels: np.ndarray, tmp_path: Path, extension: str = ".nii.gz"):
     image = tmp_path / "image.nii.gz"
     image.write_bytes(server.get("/datastore/image", image=uid).content)
     file = write_mask(labels, load_volume(image), extension, folder=tmp_path)
     info = [{"name": "liver", "idx": 1}, {"name": "tumour", "idx": 2}]
     return requests.put(
-        f"{server.url}/datastore/label",
+        f"{server.address}/datastore/label",
         params={"image": uid, "tag": "final"},
         data={"params": json.dumps({"label_info": info})},
         files={"label": (file.name, file.read_bytes())},
@@ -181,7 +139,7 @@ def test_the_next_sample_is_a_series_without_a_label(server, session_proxy, writ
     fresh = write_series("fresh", _bright(), modality="US")
     session_proxy.archive.add(fresh.folder)
     time.sleep(6)  # lists are kept for seconds
-    found = requests.post(f"{server.url}/activelearning/random", json={}, timeout=60).json()
+    found = requests.post(f"{server.address}/activelearning/random", json={}, timeout=60).json()
     assert found["id"] == fresh.uid and Path(found["path"]).exists()
 
 

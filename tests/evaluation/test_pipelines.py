@@ -98,9 +98,10 @@ def propagated(monkeypatch):
     calls: list[dict] = []
 
     def install(*stacks: np.ndarray) -> list[dict]:
-        def propagate(model, planes, count, targets, direction, use_zoom):
+        def propagate(model, planes, count, targets, direction, use_zoom, thickness):
             masks = stacks[min(len(calls), len(stacks) - 1)]
             calls.append({"prompts": dict(targets[0].prompts), "direction": direction, "zoom": use_zoom})
+            calls[-1]["thickness"] = thickness
             start = min(targets[0].prompts)
             yield SliceMask(0, start, masks[start], 1.0)
             first = start if direction == Direction.FORWARD else 0
@@ -186,6 +187,7 @@ def test_the_challenges_protocol_clicks_where_the_largest_error_is(study, propag
     assert len(calls) == 3
     middle = slices_of[len(slices_of) // 2]
     assert list(calls[0]["prompts"]) == [middle] and calls[0]["prompts"][middle].box is not None
+    assert calls[0]["thickness"] == study.volume.thickness(study.volume.slice_axis) > 0
     first = {k: p for k, p in calls[1]["prompts"].items() if len(p.points)}
     ((index, prompt),) = first.items()
     point = tuple(int(x) for x in prompt.points[0])
@@ -215,6 +217,7 @@ def test_a_video_is_prompted_where_the_structure_comes_and_judged_frame_by_frame
     protocol = Protocol("video", nsd_mm=1.0)
     found = through(study, "box", protocol)
     assert list(calls[0]["prompts"]) == [slices_of[0]] and calls[0]["direction"] == Direction.FORWARD
+    assert calls[0]["thickness"] is None  # frames have none
     frames = range(slices_of[0], study.count)
     each = [dice(masks[k], truth[k]) for k in frames]
     assert sorted(each)[0] == 0 and sorted(each)[1] < 1 and sorted(each)[2] == 1

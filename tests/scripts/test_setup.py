@@ -12,8 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-REPOSITORY = Path(__file__).resolve().parents[2]
+from programs import REPOSITORY, free_port
 
 # Stands in for the environment's Python. MONAI Label's arguments go into a file; its web server is a stand-in
 # that serves the folder `www`, if there is one. Nothing is installed.
@@ -78,12 +77,6 @@ def run(script: Path, *arguments: str, **environment: str) -> subprocess.Complet
         text=True,
         timeout=60,
     )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.mark.parametrize(

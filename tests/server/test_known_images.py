@@ -25,11 +25,11 @@ class _Archive(PacsDatastore):
         return image_id in ("1.2.3.4", "1.2.3.9")
 
 
-def test_an_image_of_a_folder_is_known_if_it_is_listed():
-    assert BioSAM2App._is_known(None, "brain", _Folder())
-    assert not BioSAM2App._is_known(None, "1.2.3.4", _Folder())
+def test_an_image_of_a_folderis_known_if_it_is_listed():
+    assert BioSAM2App.is_known(None, "brain", _Folder())
+    assert not BioSAM2App.is_known(None, "1.2.3.4", _Folder())
 
 
 def test_a_series_that_the_list_lacks_is_asked_of_the_archive():
-    known = [BioSAM2App._is_known(None, uid, _Archive()) for uid in ("1.2.3.4", "1.2.3.9", "1.2.3.5")]
+    known = [BioSAM2App.is_known(None, uid, _Archive()) for uid in ("1.2.3.4", "1.2.3.9", "1.2.3.5")]
     assert known == [True, True, False]

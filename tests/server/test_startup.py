@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 import torch
+from programs import REPOSITORY, free_port
 
 from lib.sam.checkpoints import save_checkpoint
 from lib.sam.network import NANO, build
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 START_SECONDS = 180  # of which importing takes most, more on a busy machine
 
 # what is wrong: the key and value of --conf ({folder} is where the files below lie), words of the sentence
@@ -52,11 +50,8 @@ def starts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
 
     def start(what: str) -> Ended:
         key, value, *_ = BAD_STARTS[what]
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = str(probe.getsockname()[1])
         command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", "apps/biosam2"]
-        command += ["--studies", str(folder / "studies"), "--host", "127.0.0.1", "--port", port]
+        command += ["--studies", str(folder / "studies"), "--host", "127.0.0.1", "--port", str(free_port())]
         command += ["--conf", key, value.format(folder=folder)]
         done = subprocess.run(
             command,

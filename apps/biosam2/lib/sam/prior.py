@@ -85,7 +85,7 @@ class Known:
     @classmethod
     def of(cls, mask: np.ndarray) -> Known:
         """What is known by a mask, bool (A, B)."""
-        sides = [np.ptp(np.flatnonzero(mask.any(axis))) + 1 for axis in (0, 1) if mask.any()]
+        sides = [int(np.ptp(np.flatnonzero(mask.any(axis)))) + 1 for axis in (0, 1) if mask.any()]
         return cls(int(mask.sum()), max(sides, default=0) / 2)
 
 

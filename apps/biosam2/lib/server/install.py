@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import FastAPI
 from monailabel.config import settings
 
-from lib.server import errors, infer, paths, progress, threads
+from lib.server import errors, infer, ohif, paths, progress, threads
 from lib.server.queue import LONG_AT_ONCE, WorkQueue
 
 
@@ -13,6 +13,11 @@ def install(app: FastAPI) -> None:
     """Put everything of this room in front of what MONAI Label has."""
     at_once = settings.MONAI_LABEL_INFER_CONCURRENCY
     app.state.work_queue = WorkQueue(long_at_once=at_once if at_once > 0 else LONG_AT_ONCE)
-    app.router.routes[:0] = [*infer.router.routes, *progress.router.routes, *threads.routes()]
+    app.router.routes[:0] = [
+        *infer.router.routes,
+        *progress.router.routes,
+        *ohif.router.routes,
+        *threads.routes(),
+    ]
     errors.install(app)
     paths.install(app)
