@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,8 +25,9 @@ DISTANCE_PRICE, HIGHEST_DISTANCE_PRICE = 8.0, 8.0  # for each radius beyond that
 FREE_GROWTH, SIZE_PRICE, HIGHEST_SIZE_PRICE = 1.2, 10.0, 2.0
 # It seldom goes on from the nearest known slice for more than so many times its reach: for each; at most.
 FREE_REACHES, PRESENCE_PRICE, HIGHEST_PRESENCE_PRICE = 0.8, 3.0, 3.0
-# What was sure to be there, and is so by a share of that only, has ended.
-SURELY_THERE, FADED, ON_THE_WAY = 2.0, 0.4, 2  # object score, share of it, slices
+# What was surely there, and is so by these shares only, has ended: of the object score, of the predicted IoU.
+SURELY_THERE, FADED_PRESENCE, FADED_IOU = 2.0, 0.4, 0.65
+ON_THE_WAY = 2  # slices that tell what is usual
 
 
 def price_of_distance(previous: torch.Tensor) -> torch.Tensor:
@@ -107,13 +109,23 @@ def price_of_presence(slices: int, thickness: float | None, reach: float) -> flo
     return float(np.clip(PRESENCE_PRICE * beyond, 0, HIGHEST_PRESENCE_PRICE))
 
 
-def price_of_fading(presences: Sequence[float]) -> float:
-    """What a structure pays for being there after slices where it was surely there.
+class Seen(NamedTuple):
+    """How sure the network was of a structure on a slice: object score, predicted IoU."""
+
+    presence: float
+    iou: float
+
+
+def has_ended(here: Seen, way: Sequence[Seen]) -> bool:
+    """Whether a structure has ended, though the network still sees something.
 
     Parameters
     ----------
-    presences : sequence of float
-        Object scores of the slices on the way, those without the structure left out.
+    here : Seen
+    way : sequence of Seen
+        The slices with the structure on the way here, since the last prompted one.
     """
-    usual = float(np.median(presences)) if len(presences) >= ON_THE_WAY else 0.0
-    return FADED * usual if usual >= SURELY_THERE else 0.0
+    presence, iou = (max(values, default=0.0) for values in ([s.presence for s in way], [s.iou for s in way]))
+    if len(way) < ON_THE_WAY or presence < SURELY_THERE:
+        return False
+    return here.presence < FADED_PRESENCE * presence or (iou >= SURE and here.iou < FADED_IOU * iou)

@@ -40,6 +40,7 @@ Planes = Callable[[int], np.ndarray]
 
 # sam2 attends to the masks of the last 6 slices and the object pointers of the last 15
 REACH = 16
+ABSENT = -1.0  # object score: below 0 there is no structure
 VIEW_MARGIN = 1.5  # a structure may be larger on the next slices than where it was prompted
 
 
@@ -97,8 +98,8 @@ class Tracker:
         self.previous: tuple[int, np.ndarray] | None = None
         # the slices that were prompted, and those that the network was sure of
         self.known: dict[int, prior.Known] = {}
-        # object scores on the way since the last prompted slice
-        self.presences: list[float] = []
+        # the slices with the structure on the way since the last prompted one
+        self.way: list[prior.Seen] = []
         # one way through the slices may need another view than the other
         self.memory = _Memory(zoom.whole(self.shape))
         self.memory_positions: list[torch.Tensor] | None = None
@@ -132,7 +133,7 @@ class Tracker:
     def track(self, index: int, backwards: bool) -> tuple[np.ndarray, float]:
         """The next slice on the way: its mask (bool, (A, B)) and score."""
         if (index + 1 if backwards else index - 1) in self.prompted:
-            self.presences = []
+            self.way = []
         mask, score, output = self._look(index, backwards)
         wider = None
         if self.use_zoom:
@@ -146,7 +147,7 @@ class Tracker:
         self.memory.forget(index)
         self.previous = index, mask
         if mask.any():
-            self.presences.append(output["presence"])
+            self.way.append(output["seen"])
         if score >= prior.SURE:
             self.known[index] = prior.Known.of(mask)
         return mask, score
@@ -259,23 +260,23 @@ class Tracker:
         _, _, ious, low, high, pointer, present = answer
         low, high = mean_of_ways(low), mean_of_ways(high)
         present = present.amin(0, keepdim=True).expand_as(present)
-        presence = float(present.max())
+        seen = prior.Seen(float(present.max()), float(ious.max()))
         if points is None and previous is not None:
             present = present - self._price_of_presence(index)
-            presence = float(present.max())
-            present = present - prior.price_of_fading(self.presences)
+            seen = seen._replace(presence=float(present.max()))
+            if prior.has_ended(seen, self.way):
+                present = torch.full_like(present, ABSENT)
             low, high = self._pay(low, high, previous[:1])
             gone = (present <= 0).float()
             low, high = (torch.where(gone[..., None, None] > 0, NO_OBJ_SCORE, m) for m in (low, high))
             pointer = (1 - gone) * pointer + gone * network.no_obj_ptr
         network._encode_memory_in_output(features, sizes, points, remember, high, present, output)
-        seen = bool(present.max() > 0)
         return output | {
             "pred_masks": low[:1],
             "obj_ptr": pointer,
             "object_score_logits": present,
-            "presence": presence,
-            "score": float(ious.max()) if seen else 0.0,
+            "seen": seen,
+            "score": seen.iou if bool(present.max() > 0) else 0.0,
         }
 
     def _price_of_presence(self, index: int) -> float:
