@@ -130,7 +130,7 @@ biosam2_setup() { # [dev]
 biosam2_apt() { # WHAT PACKAGE...
     local what="$1"
     shift
-    local by_hand="$what is needed here (by some tests, by scripts/start --pacs): install it (on Debian and Ubuntu: apt-get install $*), then run this again."
+    local by_hand="Some tests and scripts/start --pacs need $what, and fail without it: install it (on Debian and Ubuntu: apt-get install $*), then run this again."
     local -a root=()
     if [[ "$(id -u)" != 0 ]]; then
         root=(sudo)
