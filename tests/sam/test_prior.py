@@ -62,16 +62,9 @@ def test_what_is_known_of_a_long_structure_is_its_length():
     assert prior.Known.of(np.zeros((4, 4), bool)) == prior.Known(0, 0)
 
 
-def _way(*seen: tuple[float, float]) -> list[prior.Seen]:
-    return [prior.Seen(*values) for values in seen]
-
-
 def test_what_was_surely_there_has_ended_where_it_is_there_by_a_share_only():
-    sure = _way((5.0, 0.9), (4.0, 0.85))
-    assert not prior.has_ended(prior.Seen(3.0, 0.8), sure)
-    assert prior.has_ended(prior.Seen(1.5, 0.8), sure)
-    assert prior.has_ended(prior.Seen(3.0, 0.5), sure)
-    assert not prior.has_ended(prior.Seen(0.5, 0.1), sure[:1])  # too short a way to tell
-    faint = _way((1.8, 0.3), (1.5, 0.35), (1.2, 0.3))
-    assert not prior.has_ended(prior.Seen(0.3, 0.1), faint)  # it was so all along
-    assert not prior.has_ended(prior.Seen(3.0, 0.3), _way((4.0, 0.5), (4.0, 0.45)))
+    assert not prior.has_ended(3.0, [5.0, 4.0])
+    assert prior.has_ended(1.5, [5.0, 4.0])
+    assert not prior.has_ended(0.5, [5.0])  # too short a way to tell
+    assert not prior.has_ended(0.3, [1.8, 1.5, 1.2])  # it was faint all along
+    assert not prior.has_ended(0.3, [])

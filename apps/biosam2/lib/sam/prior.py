@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,9 +24,8 @@ DISTANCE_PRICE, HIGHEST_DISTANCE_PRICE = 8.0, 8.0  # for each radius beyond that
 FREE_GROWTH, SIZE_PRICE, HIGHEST_SIZE_PRICE = 1.2, 10.0, 2.0
 # It seldom goes on from the nearest known slice for more than so many times its reach: for each; at most.
 FREE_REACHES, PRESENCE_PRICE, HIGHEST_PRESENCE_PRICE = 0.8, 3.0, 3.0
-# What was surely there, and is so by these shares only, has ended: of the object score, of the predicted IoU.
-SURELY_THERE, FADED_PRESENCE, FADED_IOU = 2.0, 0.4, 0.65
-ON_THE_WAY = 2  # slices that tell what is usual
+# What was surely there on so many slices at least, and is so by this share only, has ended.
+SURELY_THERE, FADED, ON_THE_WAY = 2.0, 0.4, 2  # object score, share of it, slices
 
 
 def price_of_distance(previous: torch.Tensor) -> torch.Tensor:
@@ -109,23 +107,17 @@ def price_of_presence(slices: int, thickness: float | None, reach: float) -> flo
     return float(np.clip(PRESENCE_PRICE * beyond, 0, HIGHEST_PRESENCE_PRICE))
 
 
-class Seen(NamedTuple):
-    """How sure the network was of a structure on a slice: object score, predicted IoU."""
-
-    presence: float
-    iou: float
-
-
-def has_ended(here: Seen, way: Sequence[Seen]) -> bool:
+def has_ended(presence: float, way: Sequence[float]) -> bool:
     """Whether a structure has ended, though the network still sees something.
+
+    The predicted IoU of a small network tells nothing here: it may be 0.4 where Dice is 0.95.
 
     Parameters
     ----------
-    here : Seen
-    way : sequence of Seen
-        The slices with the structure on the way here, since the last prompted one.
+    presence : float
+        The object score here.
+    way : sequence of float
+        Those of the slices with the structure on the way here, since the last prompted one.
     """
-    presence, iou = (max(values, default=0.0) for values in ([s.presence for s in way], [s.iou for s in way]))
-    if len(way) < ON_THE_WAY or presence < SURELY_THERE:
-        return False
-    return here.presence < FADED_PRESENCE * presence or (iou >= SURE and here.iou < FADED_IOU * iou)
+    usual = max(way, default=0.0)
+    return len(way) >= ON_THE_WAY and usual >= SURELY_THERE and presence < FADED * usual

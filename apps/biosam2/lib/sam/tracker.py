@@ -98,8 +98,8 @@ class Tracker:
         self.previous: tuple[int, np.ndarray] | None = None
         # the slices that were prompted, and those that the network was sure of
         self.known: dict[int, prior.Known] = {}
-        # the slices with the structure on the way since the last prompted one
-        self.way: list[prior.Seen] = []
+        # object scores of the slices with the structure on the way since the last prompted one
+        self.way: list[float] = []
         # one way through the slices may need another view than the other
         self.memory = _Memory(zoom.whole(self.shape))
         self.memory_positions: list[torch.Tensor] | None = None
@@ -147,7 +147,7 @@ class Tracker:
         self.memory.forget(index)
         self.previous = index, mask
         if mask.any():
-            self.way.append(output["seen"])
+            self.way.append(output["presence"])
         if score >= prior.SURE:
             self.known[index] = prior.Known.of(mask)
         return mask, score
@@ -260,11 +260,11 @@ class Tracker:
         _, _, ious, low, high, pointer, present = answer
         low, high = mean_of_ways(low), mean_of_ways(high)
         present = present.amin(0, keepdim=True).expand_as(present)
-        seen = prior.Seen(float(present.max()), float(ious.max()))
+        presence = float(present.max())
         if points is None and previous is not None:
             present = present - self._price_of_presence(index)
-            seen = seen._replace(presence=float(present.max()))
-            if prior.has_ended(seen, self.way):
+            presence = float(present.max())
+            if prior.has_ended(presence, self.way):
                 present = torch.full_like(present, ABSENT)
             low, high = self._pay(low, high, previous[:1])
             gone = (present <= 0).float()
@@ -275,8 +275,8 @@ class Tracker:
             "pred_masks": low[:1],
             "obj_ptr": pointer,
             "object_score_logits": present,
-            "seen": seen,
-            "score": seen.iou if bool(present.max() > 0) else 0.0,
+            "presence": presence,
+            "score": float(ious.max()) if bool(present.max() > 0) else 0.0,
         }
 
     def _price_of_presence(self, index: int) -> float:
