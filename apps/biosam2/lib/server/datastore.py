@@ -11,12 +11,11 @@ from monailabel.datastore.local import LocalDatastore
 from monailabel.interfaces.datastore import Datastore
 
 # What goes through the table of images and labels, or changes it: a change empties the table for a moment.
-# Removing is not here: it asks an archive for the file while it has the table, fetching the other way round.
 TABLE = (
     *("status", "json", "datalist", "list_images", "get_labeled_images", "get_unlabeled_images"),
     *("get_image_uri", "get_image_info", "get_label_uri", "get_label_info", "get_labels_by_image_id"),
     *("add_image", "save_label", "update_image_info", "update_label_info"),
-    *("refresh", "_init_from_datastore_file"),
+    *("remove_image", "remove_label", "refresh", "_init_from_datastore_file"),
 )
 
 
