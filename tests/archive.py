@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 import io
-import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
+import orthanc
 import pydicom
 import requests
 from programs import Program, free_port
 
-ORTHANC = shutil.which("Orthanc", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
-DICOMWEB = next(
-    (
-        path
-        for folder in ("/usr/share/orthanc/plugins", "/usr/local/share/orthanc/plugins", "/usr/lib/orthanc")
-        for path in Path(folder).glob("libOrthancDicomWeb.so*")
-    ),
-    None,
-)
 SECONDS = 60
 
 
@@ -40,24 +29,9 @@ class Archive(Program):
     """
 
     def __init__(self, folder: Path) -> None:
-        if ORTHANC is None or DICOMWEB is None:
-            raise RuntimeError(
-                "Orthanc is not installed: scripts/test does it, or apt-get install orthanc orthanc-dicomweb"
-            )
         self.port = free_port()
-        settings = {
-            "StorageDirectory": str(folder / "storage"),
-            "IndexDirectory": str(folder / "storage"),
-            "HttpPort": self.port,
-            "DicomServerEnabled": False,
-            # Orthanc listens on every address of the machine and has no setting for it: others are refused.
-            "RemoteAccessAllowed": False,
-            "AuthenticationEnabled": False,
-            "Plugins": [str(DICOMWEB)],
-            "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
-        }
-        (folder / "orthanc.json").write_text(json.dumps(settings))
-        super().__init__([ORTHANC, "orthanc.json"], self.port, "/system", folder / "orthanc.log", folder)
+        command = orthanc.prepare(folder, self.port)
+        super().__init__(command, self.port, "/system", folder / "orthanc.log", folder)
 
     @property
     def url(self) -> str:
