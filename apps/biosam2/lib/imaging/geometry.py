@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+Corner = tuple[float, float, float]
+
 LPS_FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 # How much coarser than the next axis the slice axis must be before a file without acquisition tags
@@ -114,3 +116,32 @@ def acquisition_axis(spacing: tuple[float, float, float], shape: tuple[int, int,
     if spacing[order[2]] >= COARSER * spacing[order[1]]:
         return order[2]
     return 2
+
+
+def voxels_of_roi(corner: Corner, opposite: Corner, affine: np.ndarray) -> tuple[Corner, Corner]:
+    """The box along the voxel axes that is meant by a box along the patient's axes, as Slicer draws its ROI.
+
+    Two opposite corners of such a box say where it is, but in a tilted volume they do not span it along the
+    voxel axes. What is meant is what it holds: an ellipsoid that fills it. Where voxel and patient axes are
+    the same, in any order and direction, the box stays as it is.
+
+    Parameters
+    ----------
+    corner, opposite : tuple of float
+        Voxel indices (i, j, k) of the corners with the lowest and the highest world coordinates; any two
+        opposite ones will do where the volume is not tilted.
+    affine : np.ndarray
+        4x4, voxel index to mm.
+
+    Returns
+    -------
+    tuple of two corners
+        Voxel indices (i, j, k), the lower ones first.
+    """
+    first, second = np.asarray(corner), np.asarray(opposite)
+    to_mm = affine[:3, :3]
+    half = to_mm @ (second - first) / 2
+    reach = np.sqrt(np.square(np.linalg.inv(to_mm)) @ np.square(half))
+    # Without the rounding an index that was whole comes back a little beside it.
+    low, high = (((first + second) / 2 + way * reach).round(6).tolist() for way in (-1, 1))
+    return (low[0], low[1], low[2]), (high[0], high[1], high[2])

@@ -108,7 +108,12 @@ class InteractiveTask(InferTask):
         fields = _with_uploaded_mask(dict(request))
         dimension: Literal[2, 3] = 2 if self.dimension == 2 else 3
         prompts = parse(
-            fields, volume.shape3, axis, dimension, lambda name: _read_mask(name, volume), labels=()
+            fields,
+            volume.shape3,
+            axis,
+            dimension,
+            lambda name: _read_mask(name, volume),
+            affine=volume.affine,
         )
         window = choose_window(volume, _asked_window(request))
         extension, dtype, compress = _asked_file(request, volume)

@@ -4,7 +4,8 @@
 client     what it sends
 ========== =============================================================================================
 Slicer     ``foreground``, ``background``: [[i, j, k], …] of the whole volume; ``roi`` [i0, i1, j0, j1,
-           k0, k1], each pair unsorted; ``label``; ``slice`` for models of one slice
+           k0, k1], two opposite corners of a box along the patient's axes, so each pair unsorted;
+           ``label``; ``slice`` for models of one slice
 OHIF       ``foreground``, ``background`` on one slice for models of one; for deepedit models
            ``"<label>": [[i, j, k], …]`` and ``background``
 CVAT       ``foreground``, ``background``: [[x, y], …]; ``roi`` [x0, y0, x1, y1]
@@ -19,6 +20,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
+
+import numpy as np
 
 from lib.errors import UserError
 from lib.prompts.dialects.fields import Grid, items, name, shown, unpacked, whole
@@ -48,6 +51,7 @@ def parse(
     dimension: Literal[2, 3],
     read_mask: ReadMask | None = None,
     labels: Sequence[str] = (),
+    affine: np.ndarray | None = None,
 ) -> Prompts:
     """The prompts in a request, whichever client sent it.
 
@@ -69,6 +73,9 @@ def parse(
     labels
         Known structures: a field of that name holds foreground points of it (deepedit models).
         ``background`` is then beside each of them.
+    affine
+        4x4, voxel index to mm: a ``roi`` of six numbers is a box along the patient's axes. Without it these
+        are taken to be the volume's.
 
     Returns
     -------
@@ -80,7 +87,7 @@ def parse(
     UserError
         If a field is not what it should be, or the prompts do not make sense (see `Prompts`).
     """
-    grid = Grid(shape, slice_axis, _slice(request.get("slice"), shape[slice_axis]))
+    grid = Grid(shape, slice_axis, _slice(request.get("slice"), shape[slice_axis]), affine)
     found = _labelled(request, grid, labels)
     if any(_sent(request.get(field)) for field in _PROMPT_FIELDS if field != "background" or not found):
         found.append(_object(request, "", grid, read_mask))

@@ -10,7 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from lib.errors import UserError
+from lib.imaging.geometry import voxels_of_roi
 from lib.prompts.geometry import Box, Index, Point, Shape, check_inside, in_plane_axes
 
 MAX_POINTS = 1000
@@ -111,11 +114,14 @@ class Grid:
         The axis (0, 1 or 2) that slices are taken along.
     slice
         The slice that coordinates without one are on, or None if the request named none.
+    affine
+        4x4, voxel index to mm; None where patient and voxel axes are taken to be the same.
     """
 
     shape: Shape
     slice_axis: int
     slice: int | None
+    affine: np.ndarray | None = None
 
     def corner(self, values: Sequence[Any], field: str) -> Index:
         """Three voxel indices from [i, j, k], or from [x, y] on the slice that the request is about.
@@ -169,14 +175,14 @@ class Grid:
     def roi(self, value: Any, field: str) -> list[Box]:
         """No box or one, from MONAI Label's `roi`.
 
-        Slicer sends [i0, i1, j0, j1, k0, k1] with each pair unsorted, CVAT [x0, y0, x1, y1] on a flat
-        image: only the length tells them apart.
+        Slicer sends [i0, i1, j0, j1, k0, k1] with each pair unsorted: two opposite corners of a box along
+        the patient's axes. CVAT sends [x0, y0, x1, y1] on a flat image: only the length tells them apart.
         """
         values = items(value, field)
         if not values:
             return []
         if len(values) == 6:
-            return [self._box(values[0::2], values[1::2], field)]
+            return [self._box(values[0::2], values[1::2], field, self.affine)]
         if len(values) == 4:
             return [self._box(values[:2], values[2:], field)]
         raise UserError(f"{field} must be [i0, i1, j0, j1, k0, k1] or [x0, y0, x1, y1], not {shown(values)}.")
@@ -198,8 +204,16 @@ class Grid:
         half = len(values) // 2
         return self._box(values[:half], values[half:], field)
 
-    def _box(self, corner: Sequence[Any], opposite: Sequence[Any], field: str) -> Box:
-        box = Box.between(self.corner(corner, field), self.corner(opposite, field)).within(self.shape, field)
+    def _box(
+        self,
+        corner: Sequence[Any],
+        opposite: Sequence[Any],
+        field: str,
+        affine: np.ndarray | None = None,
+    ) -> Box:
+        ends = self.corner(corner, field), self.corner(opposite, field)
+        box = Box.between(*(ends if affine is None else voxels_of_roi(*ends, affine)))
+        box = box.within(self.shape, field)
         a, b = in_plane_axes(self.slice_axis)
         if box.low[a] == box.high[a] or box.low[b] == box.high[b]:
             raise UserError(f"{field} {shown([*corner, *opposite])} has no area on a slice of the volume.")
