@@ -17,7 +17,7 @@ BESIDE = 0.8  # share of the clips that see the mask of the slice before as a ma
 # share of the later slices whose mask goes wrong on purpose before the next ones see it: on a long way small
 # mistakes add up to large ones, which no clip of a few slices comes to by itself, and memory must undo them
 SPOILED = 0.25
-PRESENCE = 0.6  # weight of the object score's loss
+PRESENCE = 1.0  # weight of the object score's loss
 
 
 def clip_loss(network: SAM2Base, images: torch.Tensor, masks: torch.Tensor, balance: float) -> torch.Tensor:

@@ -16,6 +16,8 @@ from lib.trainers.generated import FAINTEST, MIN_AREA, acquire, is_seen
 from lib.trainers.views import FAINT_CLIPS, VIEWS_PER_SCENE, View, always_there, clip_view, look_at
 
 ISOTROPIC = 1.5  # ratio of spacings up to which a volume is also cut along its other axes
+TOGETHER, MOST_TOGETHER = 0.4, 8  # in clips: how often one more neighbour belongs to a structure; at most
+ALL_TOGETHER = 0.15  # how often a slice's labels are also asked for as one: a brain, not its regions
 REGIONS_ONLY = 0.3  # share of slices whose targets are regions of like intensity instead of labels
 
 
@@ -121,7 +123,8 @@ class RealClips(IterableDataset):
             values, counts = np.unique(labels, return_counts=True)
             values = rng.permutation(values[(counts > 60) & (values > 0)])[:8]
             slices = [(first, labels), *(scan.slice(axis, i) for i in indices[1:])]
-            structures = [[shown == value for _, shown in slices] for value in values]
+            groups = [_with_neighbours(rng, labels, int(value)) for value in values]
+            structures = [[np.isin(shown, group) for _, shown in slices] for group in groups]
             if rng.random() < FAINT_CLIPS:
                 structures = [s for s in structures if always_there(s)]
             else:
@@ -135,16 +138,35 @@ class RealClips(IterableDataset):
 
 def _structures(rng: np.random.Generator, labels: np.ndarray) -> list[np.ndarray]:
     """Pieces of labelled structures; now and then of two neighbours as one."""
-    values = np.unique(labels)
-    values = values[values > 0]
+    labelled = labels > 0
     found = []
-    for value in rng.permutation(values)[:12]:
+    for value in rng.permutation(np.unique(labels[labelled]))[:12]:
         mask = labels == value
         if rng.random() < 0.15:
             beside = np.unique(labels[ndimage.binary_dilation(mask, iterations=2)])
             mask = mask | (labels == rng.choice(beside)) if beside.min() > 0 else mask
         found += _large_pieces(mask)
+    if rng.random() < ALL_TOGETHER:
+        found += _large_pieces(labelled)
     return found
+
+
+def _with_neighbours(rng: np.random.Generator, labels: np.ndarray, value: int) -> list[int]:
+    """A label, now and then with labels that touch it: an atlas divides finer than people ask.
+
+    Parameters
+    ----------
+    labels : ndarray (H, H)
+        Of one slice, with the label.
+    """
+    group = [value]
+    while len(group) < MOST_TOGETHER and rng.random() < TOGETHER:
+        ring = ndimage.binary_dilation(np.isin(labels, group), iterations=2)
+        beside = np.setdiff1d(labels[ring], [0, *group])
+        if not len(beside):
+            break
+        group.append(int(rng.choice(beside)))
+    return group
 
 
 def _regions(rng: np.random.Generator, image: np.ndarray) -> list[np.ndarray]:

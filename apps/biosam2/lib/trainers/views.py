@@ -16,6 +16,7 @@ VIEWS_PER_SCENE = 6  # a scene costs more than a look at it
 FAINT = 0.25  # see generated.CONTRAST
 # share of the clips about what may not be seen: it can be followed, but nobody could tell where it ends
 FAINT_CLIPS = 0.15
+FAINT_ENDS = 0.25  # share of the clips about what hardly stands out, whether it ends or not
 HIDDEN = 0.05  # share of the views that show structures which nobody could see
 STRETCHED = 0.5  # share of the views in a window of their own: inference looks both ways
 TARGETS_A_CLIP = 3  # the slices are encoded once for all of them
@@ -186,10 +187,13 @@ class GeneratedClips(IterableDataset):
         while True:
             images, masks = generate_clip(rng, self.frames)
             good = [m for m in masks if m[0].sum() > 60 and m[0].mean() < 0.5]
-            if rng.random() < FAINT_CLIPS:
+            kind = rng.random()
+            if kind < FAINT_CLIPS:
                 good = [m for m in good if always_there(m)]
             else:
-                good = [m for m in good if is_seen(images[0], m[0])]
+                # a faint structure ends as well: its shape says where
+                contrast = FAINT if kind < FAINT_CLIPS + FAINT_ENDS else CONTRAST
+                good = [m for m in good if is_seen(images[0], m[0], 0.06 * contrast / CONTRAST, contrast)]
             if not good:
                 continue
             # ends are what is hardest to see: every other clip is about one, where there is one
