@@ -193,3 +193,14 @@ def test_a_farther_look_holds_all_that_the_near_one_does(what, size):
     last = np.array([near.na - 1, near.nb - 1])
     assert far.contains(np.array([near.a0, near.b0]), np.array([near.a0, near.b0]) + last)
     assert far != near or near.is_whole(shape)
+
+
+@given(st.integers(-300, 300), st.integers(-300, 300))
+def test_a_moved_view_keeps_its_size_and_stays_in_the_slice(da, db):
+    shape, view = (200, 150), zoom.View(60, 20, 96, 96)
+    moved = zoom.moved(view, np.array([da, db]), shape)
+    assert (moved.na, moved.nb) == (view.na, view.nb)
+    assert 0 <= moved.a0 <= shape[0] - moved.na and 0 <= moved.b0 <= shape[1] - moved.nb
+    wanted = np.clip([60 + da, 20 + db], 0, [shape[0] - 96, shape[1] - 96])
+    assert np.abs(np.subtract(wanted, [moved.a0, moved.b0])).max() <= 96 / 16 / 2
+    assert zoom.moved(zoom.whole(shape), np.array([da, db]), shape) == zoom.whole(shape)

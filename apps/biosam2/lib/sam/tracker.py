@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from sam2.modeling.sam2_base import NO_OBJ_SCORE
+from scipy import ndimage
 
 from lib.prompts.prompts import SlicePrompts
 from lib.sam import prior, zoom
@@ -102,6 +103,8 @@ class Tracker:
         self.way: list[float] = []
         # one way through the slices may need another view than the other
         self.memory = _Memory(zoom.whole(self.shape))
+        # where the network looks now: the memory's view, or that moved along with the structure
+        self.view = self.memory.view
         self.memory_positions: list[torch.Tensor] | None = None
 
     def start(self, check: Callable[[], None]) -> Iterator[tuple[int, np.ndarray, float]]:
@@ -113,7 +116,7 @@ class Tracker:
         for index in own:
             check()
             looks[index] = self._look_alone(index)
-        self.memory.view = self._choose_view(looks)
+        self.view = self.memory.view = self._choose_view(looks)
         for index, look in looks.items():
             # what the person is shown is what is remembered: as SAM 2 itself remembers its answer to points
             # where that is what is shown, else as a mask
@@ -134,12 +137,13 @@ class Tracker:
         """The next slice on the way: its mask (bool, (A, B)) and score."""
         if (index + 1 if backwards else index - 1) in self.prompted:
             self.way = []
+        self.view = self._follow(index + 1 if backwards else index - 1)
         mask, score, output = self._look(index, backwards)
         wider = None
         if self.use_zoom:
             # what is remembered must be in sight: the prompted slices tell what to follow
             known = zoom.union(*(zoom.extent(prompted) for prompted in self.prompted.values()))
-            wider = zoom.wider_look(self.memory.view, mask, self.model.size, known)
+            wider = zoom.wider_look(self.view, mask, self.model.size, known)
         if wider is not None:
             self._move(wider, index + 1 if backwards else index - 1)
             mask, score, output = self._look(index, backwards)
@@ -161,8 +165,29 @@ class Tracker:
         with self.model.running():
             beside = self._beside(index, backwards)
             output = self._step(embedding, index, previous=beside, backwards=backwards)
-            mask = to_slice(output["pred_masks"], self.memory.view, self.shape) > 0
+            mask = to_slice(output["pred_masks"], self.view, self.shape) > 0
             return mask, output["score"], output
+
+    def _follow(self, before: int) -> View:
+        """The memory's view moved as far as the structure has moved since the slice where it was prompted.
+
+        Memory tells where a structure was. A young one clings to that place: what it sees of a structure that
+        moves through the slices should stay in place as far as it can.
+        """
+        view, mask = self.memory.view, self._mask_of(before)
+        if not self.model.checkpoint.architecture.draws_prompts or len(self.prompted) > 1 or mask is None:
+            return view
+        start = next(iter(self.prompted.values()))
+        if not mask.any() or not start.any():
+            return self.view
+        moved = [ndimage.center_of_mass(m) for m in (start, mask)]
+        return zoom.moved(view, np.subtract(moved[1], moved[0]), self.shape)
+
+    def _mask_of(self, index: int) -> np.ndarray | None:
+        """The mask of the slice before or of a prompted one; None for others, which are not kept."""
+        if self.previous is not None and self.previous[0] == index:
+            return self.previous[1]
+        return self.prompted.get(index)
 
     def _beside(self, index: int, backwards: bool) -> torch.Tensor | None:
         """For networks that see prompts drawn: the mask of the slice before, as a mask prompt.
@@ -171,14 +196,10 @@ class Tracker:
         """
         if not self.model.checkpoint.architecture.draws_prompts:
             return None
-        before = index + 1 if backwards else index - 1
-        if self.previous is not None and self.previous[0] == before:
-            mask = self.previous[1]
-        elif before in self.prompted:
-            mask = self.prompted[before]
-        else:
+        mask = self._mask_of(index + 1 if backwards else index - 1)
+        if mask is None:
             return None
-        return to_logits(mask, self.memory.view, self.model.size).to(self.model.device)
+        return to_logits(mask, self.view, self.model.size).to(self.model.device)
 
     def _look_alone(self, index: int) -> Segmentation:
         """A slice that stands by itself; a mask without clicks is the person's answer, not a question."""
@@ -209,12 +230,13 @@ class Tracker:
         if self.previous is not None and self.previous[0] == last_index:
             known[last_index] = self.previous[1]
         self.memory = _Memory(view)
+        self.view = view
         for index, mask in known.items():
             self._condition_on_mask(index, mask)
 
     def _embed(self, index: int) -> Embedding:
         """One picture, or that and the same turned by 180 degrees, as two objects of one batch."""
-        return embed_in_ways(self.model, picture(self.planes(index), self.memory.view))[0]
+        return embed_in_ways(self.model, picture(self.planes(index), self.view))[0]
 
     def _step(
         self,
@@ -288,7 +310,7 @@ class Tracker:
         self, low: torch.Tensor, high: torch.Tensor, previous: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """A mask from memory in as many ways, low and high, less what is unlikely in it (`lib.sam.prior`)."""
-        view = self.memory.view
+        view = self.view
         cells = low.shape[-2] * low.shape[-1] / (view.na * view.nb)  # of a pixel
         usual = cells * max(known.area for known in self.known.values())
         price = prior.price_of_distance(previous)

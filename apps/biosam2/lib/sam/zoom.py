@@ -136,6 +136,15 @@ def distances(low: np.ndarray, high: np.ndarray, shape: tuple[int, int], size: i
     return views
 
 
+def moved(view: View, shift: np.ndarray, shape: tuple[int, int]) -> View:
+    """The view moved by about `shift` (a, b) voxels, in steps, as far as the slice of `shape` lets it."""
+    grid = max(1, view.side // 16)
+    starts = []
+    for start, count, by, end in zip((view.a0, view.b0), (view.na, view.nb), shift, shape, strict=True):
+        starts.append(int(np.clip(start + round(by / grid) * grid, 0, end - count)))
+    return View(starts[0], starts[1], view.na, view.nb)
+
+
 def closer_look(view: View, mask: np.ndarray, size: int, keep: Corners | None = None) -> View | None:
     """A closer view when the structure found is too small in this one; None when this one will do.
 
