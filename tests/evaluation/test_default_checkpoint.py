@@ -67,6 +67,8 @@ def test_a_small_structure_that_moves_through_the_slices_is_followed(model):
     pixels = (np.where(truth, 60, 140) + noise.normal(0, 12, truth.shape)).clip(0, 255).astype(np.uint8)
     prompts = clicks([], [], box=box_around(truth[4], 0, noise))
     masks = np.zeros_like(truth)
-    for one in propagate(model, pixels.__getitem__, count, [Target({4: prompts}, 0, count - 1)], thickness=2.0):
+    for one in propagate(
+        model, pixels.__getitem__, count, [Target({4: prompts}, 0, count - 1)], thickness=2.0
+    ):
         masks[one.index] = one.mask
     assert dice(masks, truth) >= 0.85

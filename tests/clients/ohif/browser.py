@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from clients.ohif.phantoms import Series
+from clients.ohif.phantoms import LIVER, Series
 from playwright.sync_api import Browser, BrowserType, Page, TimeoutError, sync_playwright
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -195,6 +195,14 @@ class Ohif:
         self.page.mouse.move(x, y)
         self.page.mouse.click(x, y, delay=100)  # cornerstone's own tools need a press as long as a person's
         self.idle()
+
+    def click_into_the_liver(self, series: Series) -> np.ndarray:
+        """Open a phantom's series and click once: the mask of it."""
+        self.open(series)
+        self.choose("liver")
+        self.tool("inside")
+        self.click(series.world(LIVER, 40, 36))
+        return self.masks(series)["liver"]
 
     def drag(self, corner: list[float], opposite: list[float], view: str | None = None) -> None:
         self.go_to(corner, view)

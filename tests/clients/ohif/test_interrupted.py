@@ -5,28 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from clients.ohif.browser import SIZE, Ohif, launch
-from clients.ohif.phantoms import LIVER
 from clients.ohif.stored import assert_label_is_stored, assert_seg_is_archived, labels_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
-
-
-def _click_into_the_liver(viewer, series):
-    """The mask of one click."""
-    viewer.open(series)
-    viewer.choose("liver")
-    viewer.tool("inside")
-    viewer.click(series.world(LIVER, 40, 36))
-    mask = viewer.masks(series)["liver"]
-    assert mask.any()
-    return mask
 
 
 def test_a_browser_that_is_closed_ends_the_propagation_and_nothing_is_saved(browser, hospital, pace, until):
     series, server = hospital.series["unlabelled"], hospital.server
     with launch(browser.browser_type) as closing:
         viewer = Ohif(closing.new_page(viewport=SIZE), server.address)
-        _click_into_the_liver(viewer, series)
+        viewer.click_into_the_liver(series)
         pace.hold(3)
         viewer.key("f")
         viewer.propagated(3)
@@ -42,7 +30,7 @@ def test_a_browser_that_is_closed_ends_the_propagation_and_nothing_is_saved(brow
 
 def test_a_label_that_the_pacs_could_not_take_is_still_there_and_can_be_submitted_again(viewer, hospital):
     series, archive = hospital.series["interrupted"], hospital.archive
-    mask = _click_into_the_liver(viewer, series)
+    mask = viewer.click_into_the_liver(series)
     archive.stop()
     try:
         viewer.key("Shift+S")

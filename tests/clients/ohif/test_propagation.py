@@ -18,11 +18,7 @@ HALF = COUNT // 2
 def clicked(viewer, hospital):
     """An open series with one click in the liver; the series, and the voxels before propagation."""
     series = hospital.series["ct_axial"]
-    viewer.open(series)
-    viewer.choose("liver")
-    viewer.tool("inside")
-    viewer.click(series.world(LIVER, 40, 36))
-    return series, viewer.masks(series)["liver"]
+    return series, viewer.click_into_the_liver(series)
 
 
 def test_a_range_of_slices_is_all_that_a_ranged_propagation_changes(viewer, clicked):

@@ -11,11 +11,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 def test_a_second_structure_in_the_same_place_overwrites_nothing(viewer, hospital):
     series = hospital.series["ct_flipped"]
-    viewer.open(series)
-    viewer.choose("liver")
-    viewer.tool("inside")
-    viewer.click(series.world(LIVER, 40, 36))
-    liver = viewer.masks(series)["liver"]
+    liver = viewer.click_into_the_liver(series)
     viewer.choose("tumour")
     viewer.click(series.world(LIVER, 44, 38))
     masks = viewer.masks(series)
@@ -25,11 +21,7 @@ def test_a_second_structure_in_the_same_place_overwrites_nothing(viewer, hospita
 
 def test_undo_leaves_what_another_tool_has_painted_since(viewer, hospital):
     series = hospital.series["ct_axial"]
-    viewer.open(series)
-    viewer.choose("liver")
-    viewer.tool("inside")
-    viewer.click(series.world(LIVER, 40, 36))
-    inside = np.argwhere(viewer.masks(series)["liver"])[5]
+    inside = np.argwhere(viewer.click_into_the_liver(series))[5]
     viewer.paint(series, [inside.tolist(), [LIVER, 90, 100]], value=2)
     viewer.key("u")
     viewer.idle()
