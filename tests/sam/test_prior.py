@@ -63,8 +63,34 @@ def test_what_is_known_of_a_long_structure_is_its_length():
 
 
 def test_what_was_surely_there_has_ended_where_it_is_there_by_a_share_only():
-    assert not prior.has_ended(3.0, [5.0, 4.0])
+    assert not prior.has_ended(3.2, [5.0, 4.0])
     assert prior.has_ended(1.5, [5.0, 4.0])
     assert not prior.has_ended(0.5, [5.0])  # too short a way to tell
     assert not prior.has_ended(0.3, [1.8, 1.5, 1.2])  # it was faint all along
+    assert not prior.has_ended(4.6, [9.0, 8.5, 8.0, 7.5, 7.0, 6.5, 6.0, 5.5, 5.0])  # slowly
     assert not prior.has_ended(0.3, [])
+
+
+def disc(a: float, b: float, radius: float) -> np.ndarray:
+    grid = np.mgrid[:60, :80]
+    return np.hypot(grid[0] - a, grid[1] - b) <= radius
+
+
+def test_a_motion_is_the_way_of_the_middle_unless_it_is_next_to_nothing():
+    np.testing.assert_allclose(prior.motion(disc(20, 30, 6), disc(24, 27, 6)), (4, -3))
+    assert not prior.motion(disc(20, 30, 15), disc(21, 30, 15)).any()
+    assert not prior.motion(disc(20, 30, 6), np.zeros((60, 80), bool)).any()
+
+
+def test_a_way_counts_where_a_shift_explains_it_and_not_where_a_mask_grew_on_one_side():
+    start = disc(20, 30, 8)
+    np.testing.assert_allclose(prior.way_from(start, disc(32, 50, 6)), (12, 20))
+    leaked = start | disc(20, 42, 14)
+    assert np.hypot(*(prior.centre(leaked) - prior.centre(start))) > 8
+    assert not prior.way_from(start, leaked).any()
+
+
+def test_a_moved_mask_loses_what_leaves_the_slice():
+    mask = disc(20, 30, 6)
+    np.testing.assert_array_equal(prior.moved(mask, np.array([4.4, -2.6])), disc(24, 27, 6))
+    assert not prior.moved(mask, np.array([0, -60.0])).any()

@@ -19,13 +19,16 @@ from scipy import ndimage
 SURE = 0.7  # predicted IoU from which on an answer counts as much as a prompt
 # From one slice to the next a structure moves by a share of its radius and a pixel or two.
 FREE_SHARE, FREE_CELLS = 0.3, 1.0  # of the radius; cells of the mask prompt
+STILL = 0.1  # of the radius, from slice to slice: what moves by less does not move
+EXPLAINED = 0.02  # IoU that a shift must add to the overlap of two masks to count as a motion
 DISTANCE_PRICE, HIGHEST_DISTANCE_PRICE = 8.0, 8.0  # for each radius beyond that; at most
 # It seldom becomes larger than so many times its largest known area: for each e-fold beyond that; at most.
 FREE_GROWTH, SIZE_PRICE, HIGHEST_SIZE_PRICE = 1.2, 10.0, 2.0
 # It seldom goes on from the nearest known slice for more than so many times its reach: for each; at most.
 FREE_REACHES, PRESENCE_PRICE, HIGHEST_PRESENCE_PRICE = 0.8, 3.0, 3.0
-# What was surely there on so many slices at least, and is so by this share only, has ended.
-SURELY_THERE, FADED, ON_THE_WAY = 2.0, 0.4, 2  # object score, share of it, slices
+# What was surely there on so many slices at least, and is so by a share only of what it just was, has ended.
+# Over a long way the score of a large structure falls slowly: that is no end.
+SURELY_THERE, FADED, ON_THE_WAY, JUST = 2.0, 0.6, 2, 6  # object score, share of it, slices, slices
 
 
 def price_of_distance(previous: torch.Tensor) -> torch.Tensor:
@@ -107,6 +110,50 @@ def price_of_presence(slices: int, thickness: float | None, reach: float) -> flo
     return float(np.clip(PRESENCE_PRICE * beyond, 0, HIGHEST_PRESENCE_PRICE))
 
 
+def centre(mask: np.ndarray) -> np.ndarray:
+    """The middle (a, b) of a mask, bool (A, B), not empty, in voxels."""
+    return np.array(ndimage.center_of_mass(mask))
+
+
+def motion(earlier: np.ndarray, later: np.ndarray) -> np.ndarray:
+    """By how many voxels (a, b) a structure moved from a slice to the next one; 0 if by next to nothing.
+
+    Parameters
+    ----------
+    earlier, later : ndarray of bool (A, B)
+    """
+    if not earlier.any() or not later.any():
+        return np.zeros(2)
+    shift = centre(later) - centre(earlier)
+    return shift if np.hypot(*shift) > STILL * np.sqrt(later.sum() / np.pi) else np.zeros(2)
+
+
+def way_from(start: np.ndarray, now: np.ndarray) -> np.ndarray:
+    """How far, in voxels (a, b), a structure has come; 0 where a shift explains little of what is now.
+
+    The middle of a mask that grows on one side moves as well, but no shift lays one over the other.
+
+    Parameters
+    ----------
+    start, now : ndarray of bool (A, B)
+    """
+    if not start.any() or not now.any():
+        return np.zeros(2)
+    shift = centre(now) - centre(start)
+    gain = _overlap(moved(start, shift), now) - _overlap(start, now)
+    return shift if gain > EXPLAINED else np.zeros(2)
+
+
+def moved(mask: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """A mask, bool (A, B), moved by whole voxels."""
+    return ndimage.shift(mask, shift.round(), order=0) if shift.round().any() else mask
+
+
+def _overlap(mask: np.ndarray, other: np.ndarray) -> float:
+    """Intersection over union."""
+    return float((mask & other).sum() / max(1, (mask | other).sum()))
+
+
 def has_ended(presence: float, way: Sequence[float]) -> bool:
     """Whether a structure has ended, though the network still sees something.
 
@@ -119,5 +166,5 @@ def has_ended(presence: float, way: Sequence[float]) -> bool:
     way : sequence of float
         Those of the slices with the structure on the way here, since the last prompted one.
     """
-    usual = max(way, default=0.0)
+    usual = max(way[-JUST:], default=0.0)
     return len(way) >= ON_THE_WAY and usual >= SURELY_THERE and presence < FADED * usual

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from sam2.modeling.sam2_base import NO_OBJ_SCORE
-from scipy import ndimage
 
 from lib.prompts.prompts import SlicePrompts
 from lib.sam import prior, zoom
@@ -101,6 +100,8 @@ class Tracker:
         self.known: dict[int, prior.Known] = {}
         # object scores of the slices with the structure on the way since the last prompted one
         self.way: list[float] = []
+        # voxels (a, b) by which the structure moved from slice to slice just now
+        self.motion = np.zeros(2)
         # one way through the slices may need another view than the other
         self.memory = _Memory(zoom.whole(self.shape))
         # where the network looks now: the memory's view, or that moved along with the structure
@@ -135,9 +136,10 @@ class Tracker:
 
     def track(self, index: int, backwards: bool) -> tuple[np.ndarray, float]:
         """The next slice on the way: its mask (bool, (A, B)) and score."""
-        if (index + 1 if backwards else index - 1) in self.prompted:
-            self.way = []
-        self.view = self._follow(index + 1 if backwards else index - 1)
+        before = index + 1 if backwards else index - 1
+        if before in self.prompted:
+            self.way, self.motion = [], np.zeros(2)
+        self.view = self._follow(before)
         mask, score, output = self._look(index, backwards)
         wider = None
         if self.use_zoom:
@@ -145,10 +147,12 @@ class Tracker:
             known = zoom.union(*(zoom.extent(prompted) for prompted in self.prompted.values()))
             wider = zoom.wider_look(self.view, mask, self.model.size, known)
         if wider is not None:
-            self._move(wider, index + 1 if backwards else index - 1)
+            self._move(wider, before)
             mask, score, output = self._look(index, backwards)
         self.memory.recent[index] = self._compact(output)
         self.memory.forget(index)
+        last = self._mask_of(before)
+        self.motion = np.zeros(2) if last is None else prior.motion(last, mask)
         self.previous = index, mask
         if mask.any():
             self.way.append(output["presence"])
@@ -180,8 +184,7 @@ class Tracker:
         start = next(iter(self.prompted.values()))
         if not mask.any() or not start.any():
             return self.view
-        moved = [ndimage.center_of_mass(m) for m in (start, mask)]
-        return zoom.moved(view, np.subtract(moved[1], moved[0]), self.shape)
+        return zoom.moved(view, prior.way_from(start, mask) + self.motion, self.shape)
 
     def _mask_of(self, index: int) -> np.ndarray | None:
         """The mask of the slice before or of a prompted one; None for others, which are not kept."""
@@ -192,14 +195,16 @@ class Tracker:
     def _beside(self, index: int, backwards: bool) -> torch.Tensor | None:
         """For networks that see prompts drawn: the mask of the slice before, as a mask prompt.
 
-        Their memory is young; what the structure looked like a slice ago they see at once.
+        Their memory is young; what the structure looked like a slice ago they see at once. What moves fast is
+        shown where it must be by now.
         """
         if not self.model.checkpoint.architecture.draws_prompts:
             return None
         mask = self._mask_of(index + 1 if backwards else index - 1)
         if mask is None:
             return None
-        return to_logits(mask, self.view, self.model.size).to(self.model.device)
+        expected = prior.moved(mask, self.motion)
+        return to_logits(expected, self.view, self.model.size).to(self.model.device)
 
     def _look_alone(self, index: int) -> Segmentation:
         """A slice that stands by itself; a mask without clicks is the person's answer, not a question."""
