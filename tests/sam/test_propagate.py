@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from lib.prompts.prompts import Direction
+from lib.sam import prior, zoom
 from lib.sam import propagate as module
-from lib.sam import zoom
 from lib.sam.propagate import Cancelled, Target, propagate
 from lib.sam.segment import segment, to_logits
 from lib.sam.tracker import REACH, Tracker
@@ -392,7 +392,7 @@ def test_going_back_after_a_move_remembers_the_prompted_slice_only(tracker, prom
 
 
 @pytest.mark.parametrize("draws", [True, False])
-def test_a_network_that_sees_drawings_is_shown_the_mask_of_the_slice_before(
+def test_a_network_that_sees_drawings_is_shown_the_mask_of_the_slice_before_where_it_must_be_now(
     tracker, model, prompts, monkeypatch, draws
 ):
     given = {}
@@ -414,6 +414,9 @@ def test_a_network_that_sees_drawings_is_shown_the_mask_of_the_slice_before(
     if not draws:
         assert set(given.values()) == {None}
         return
-    view, size = made.memory.view, made.model.size
-    for index, before in ((6, mask), (7, found), (4, mask)):
-        torch.testing.assert_close(given[index], to_logits(before, view, size))
+    view, size, motion = made.memory.view, made.model.size, prior.motion(mask, found)
+    assert motion.any()
+    followed = zoom.moved(view, prior.way_from(mask, found) + motion, zoom.shape_of(mask))
+    # on the way back from the prompted slice nothing has moved yet
+    for index, before, seen in ((6, mask, view), (7, prior.moved(found, motion), followed), (4, mask, view)):
+        torch.testing.assert_close(given[index], to_logits(before, seen, size))
