@@ -43,16 +43,23 @@ def test_a_box_on_real_brain_tissue_gives_the_tissue(model):
     assert np.mean(found["box"]) >= 0.90
 
 
+def through(model, pixels, prompted, prompts) -> np.ndarray:
+    """The masks, bool (K, A, B), of one prompted slice propagated both ways through slices (K, A, B)."""
+    count = len(pixels)
+    masks = np.zeros(pixels.shape[:3], bool)
+    target = Target({prompted: prompts}, 0, count - 1)
+    for one in propagate(model, pixels.__getitem__, count, [target], thickness=2.0):
+        masks[one.index] = one.mask
+    return masks
+
+
 def test_a_box_is_propagated_through_volumes_and_the_slices_beyond_stay_empty(model):
     """A floor under what model/README.md says of 20 of them."""
     found, empty = [], []
     for pixels, truth in cases.generated_volumes(6):
         largest = int(truth.sum((1, 2)).argmax())
         prompts = clicks([], [], box=box_around(truth[largest], 0, np.random.default_rng(0)))
-        target = Target({largest: prompts}, 0, len(truth) - 1)
-        masks = np.zeros_like(truth)
-        for one in propagate(model, lambda k, p=pixels: p[k], len(truth), [target], thickness=2.0):
-            masks[one.index] = one.mask
+        masks = through(model, pixels, largest, prompts)
         found.append(dice(masks, truth))
         empty.append(np.mean(~masks[~truth.any((1, 2))].any((1, 2))))
     assert np.mean(found) >= 0.75
@@ -66,9 +73,5 @@ def test_a_small_structure_that_moves_through_the_slices_is_followed(model):
     truth = np.stack([np.hypot(a - 40 - 5 * k, b - 120 + 3 * k) < radius for k in range(count)])
     pixels = (np.where(truth, 60, 140) + noise.normal(0, 12, truth.shape)).clip(0, 255).astype(np.uint8)
     prompts = clicks([], [], box=box_around(truth[4], 0, noise))
-    masks = np.zeros_like(truth)
-    for one in propagate(
-        model, pixels.__getitem__, count, [Target({4: prompts}, 0, count - 1)], thickness=2.0
-    ):
-        masks[one.index] = one.mask
+    masks = through(model, pixels, 4, prompts)
     assert dice(masks, truth) >= 0.85

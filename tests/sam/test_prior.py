@@ -86,7 +86,7 @@ def test_a_way_counts_where_a_shift_explains_it_and_not_where_a_mask_grew_on_one
     start = disc(20, 30, 8)
     np.testing.assert_allclose(prior.way_from(start, disc(32, 50, 6)), (12, 20))
     leaked = start | disc(20, 42, 14)
-    assert np.hypot(*(prior.centre(leaked) - prior.centre(start))) > 8
+    assert np.hypot(*prior.shift_between(start, leaked)) > 8
     assert not prior.way_from(start, leaked).any()
 
 

@@ -19,9 +19,9 @@ from scipy import ndimage
 SURE = 0.7  # predicted IoU from which on an answer counts as much as a prompt
 # From one slice to the next a structure moves by a share of its radius and a pixel or two.
 FREE_SHARE, FREE_CELLS = 0.3, 1.0  # of the radius; cells of the mask prompt
+DISTANCE_PRICE, HIGHEST_DISTANCE_PRICE = 8.0, 8.0  # for each radius beyond that; at most
 STILL = 0.1  # of the radius, from slice to slice: what moves by less does not move
 EXPLAINED = 0.02  # IoU that a shift must add to the overlap of two masks to count as a motion
-DISTANCE_PRICE, HIGHEST_DISTANCE_PRICE = 8.0, 8.0  # for each radius beyond that; at most
 # It seldom becomes larger than so many times its largest known area: for each e-fold beyond that; at most.
 FREE_GROWTH, SIZE_PRICE, HIGHEST_SIZE_PRICE = 1.2, 10.0, 2.0
 # It seldom goes on from the nearest known slice for more than so many times its reach: for each; at most.
@@ -110,9 +110,11 @@ def price_of_presence(slices: int, thickness: float | None, reach: float) -> flo
     return float(np.clip(PRESENCE_PRICE * beyond, 0, HIGHEST_PRESENCE_PRICE))
 
 
-def centre(mask: np.ndarray) -> np.ndarray:
-    """The middle (a, b) of a mask, bool (A, B), not empty, in voxels."""
-    return np.array(ndimage.center_of_mass(mask))
+def shift_between(earlier: np.ndarray, later: np.ndarray) -> np.ndarray:
+    """How far, in voxels (a, b), the middle moved between two masks, bool (A, B); 0 if one is empty."""
+    if not earlier.any() or not later.any():
+        return np.zeros(2)
+    return np.subtract(ndimage.center_of_mass(later), ndimage.center_of_mass(earlier))
 
 
 def motion(earlier: np.ndarray, later: np.ndarray) -> np.ndarray:
@@ -122,9 +124,7 @@ def motion(earlier: np.ndarray, later: np.ndarray) -> np.ndarray:
     ----------
     earlier, later : ndarray of bool (A, B)
     """
-    if not earlier.any() or not later.any():
-        return np.zeros(2)
-    shift = centre(later) - centre(earlier)
+    shift = shift_between(earlier, later)
     return shift if np.hypot(*shift) > STILL * np.sqrt(later.sum() / np.pi) else np.zeros(2)
 
 
@@ -137,9 +137,7 @@ def way_from(start: np.ndarray, now: np.ndarray) -> np.ndarray:
     ----------
     start, now : ndarray of bool (A, B)
     """
-    if not start.any() or not now.any():
-        return np.zeros(2)
-    shift = centre(now) - centre(start)
+    shift = shift_between(start, now)
     gain = _overlap(moved(start, shift), now) - _overlap(start, now)
     return shift if gain > EXPLAINED else np.zeros(2)
 
