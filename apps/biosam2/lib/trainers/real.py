@@ -17,7 +17,9 @@ from lib.trainers.views import FAINT_CLIPS, VIEWS_PER_SCENE, View, always_there,
 
 ISOTROPIC = 1.5  # ratio of spacings up to which a volume is also cut along its other axes
 TOGETHER, MOST_TOGETHER = 0.4, 8  # in clips: how often one more neighbour belongs to a structure; at most
-ALL_TOGETHER = 0.15  # how often a slice's labels are also asked for as one: a brain, not its regions
+ALL_TOGETHER = 0.15  # how often all labels are also asked for as one: a brain, not its regions
+TO_THE_END = 0.5  # share of the clips from where a structure is largest to just beyond its end
+FARTHEST = 8  # slices that a clip may step over
 REGIONS_ONLY = 0.3  # share of slices whose targets are regions of like intensity instead of labels
 
 
@@ -30,6 +32,8 @@ class Scan:
         The array axes that it may be cut along.
     used : dict of int to ndarray
         By axis: the slices that have a label.
+    areas : dict of int to ndarray (slices, labels + 1)
+        By axis: voxels of each label on each slice.
     """
 
     def __init__(self, pair: Pair) -> None:
@@ -43,7 +47,12 @@ class Scan:
             axis: tuple(np.ascontiguousarray(np.moveaxis(a, axis, 0)) for a in (pixels, study.labels))
             for axis in self.axes
         }
-        self.used = {axis: np.flatnonzero(labels.any((1, 2))) for axis, (_, labels) in self.stacks.items()}
+        most = int(study.labels.max()) + 1
+        self.areas = {
+            axis: np.stack([np.bincount(plane.ravel(), minlength=most) for plane in labels])
+            for axis, (_, labels) in self.stacks.items()
+        }
+        self.used = {axis: np.flatnonzero(areas[:, 1:].any(1)) for axis, areas in self.areas.items()}
 
     def count(self, axis: int) -> int:
         """Number of slices along an axis."""
@@ -116,14 +125,21 @@ class RealClips(IterableDataset):
         while True:
             scan, axis, index = self.scans.draw(rng)
             step = int(rng.integers(1, 6)) * int(rng.choice([-1, 1]))
+            centre = None
+            if rng.random() < TO_THE_END:
+                centre, index, step = _to_the_end(rng, scan.areas[axis], index, self.frames)
             indices = [index + t * step for t in range(self.frames)]
             if not 0 <= indices[-1] < scan.count(axis):
                 continue
             first, labels = scan.slice(axis, index)
             values, counts = np.unique(labels, return_counts=True)
-            values = rng.permutation(values[(counts > 60) & (values > 0)])[:8]
+            values = rng.permutation(values[(counts > 60) & (values > 0) & (values != centre)])[:8]
             slices = [(first, labels), *(scan.slice(axis, i) for i in indices[1:])]
             groups = [_with_neighbours(rng, labels, int(value)) for value in values]
+            if centre is not None:
+                groups.insert(0, [centre])
+            if rng.random() < ALL_TOGETHER:
+                groups.insert(0, list(np.flatnonzero(scan.areas[axis].any(0))[1:]))
             structures = [[np.isin(shown, group) for _, shown in slices] for group in groups]
             if rng.random() < FAINT_CLIPS:
                 structures = [s for s in structures if always_there(s)]
@@ -149,6 +165,23 @@ def _structures(rng: np.random.Generator, labels: np.ndarray) -> list[np.ndarray
     if rng.random() < ALL_TOGETHER:
         found += _large_pieces(labelled)
     return found
+
+
+def _to_the_end(
+    rng: np.random.Generator, areas: np.ndarray, index: int, frames: int
+) -> tuple[int, int, int]:
+    """A label of a slice, the slice where it is largest, and a step that leaves it on a clip's last slices.
+
+    Parameters
+    ----------
+    areas : ndarray (slices, labels + 1)
+    """
+    label = int(rng.choice(np.flatnonzero(areas[index, 1:]) + 1))
+    largest = int(areas[:, label].argmax())
+    there, forwards = np.flatnonzero(areas[:, label]), int(rng.choice([-1, 1]))
+    left = (there[-1] - largest if forwards > 0 else largest - there[0]) + 1
+    step = int(np.ceil(left / max(1, frames - 1 - int(rng.integers(0, 3)))))
+    return label, largest, min(step, FARTHEST) * forwards
 
 
 def _with_neighbours(rng: np.random.Generator, labels: np.ndarray, value: int) -> list[int]:
