@@ -20,6 +20,9 @@ fail() {
     exit 1
 }
 
+# MLflow, the registry of versions, reports on its use unless it is told not to.
+export MLFLOW_DISABLE_TELEMETRY="${MLFLOW_DISABLE_TELEMETRY:-true}"
+
 # Prints the path of a Python that the locked packages run on.
 biosam2_find_python() {
     local candidate

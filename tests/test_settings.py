@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from lib.errors import UserError
@@ -23,6 +25,11 @@ def test_without_any_conf_the_embedded_checkpoint_serves_all_tasks():
     assert settings.labels == ("structure",)
     assert settings.models == ("biosam2_2d", "biosam2_3d")
     assert settings.zoom is True
+    assert settings.versions is None
+    assert settings.retrain is None
+    assert settings.retrain_when == "idle"
+    assert settings.mlflow is None
+    assert settings.keep_versions == 10
 
 
 def test_values_arrive_as_text():
@@ -34,6 +41,11 @@ def test_values_arrive_as_text():
         "labels": "liver, spleen",
         "models": "biosam2_3d",
         "zoom": "false",
+        "versions": "/data/versions",
+        "retrain": "20; 0 3 * * *",
+        "retrain_when": "always",
+        "mlflow": "http://mlflow:5000",
+        "keep_versions": "2",
     }
     assert Settings.from_conf(conf) == Settings(
         checkpoint="sam2.1_hiera_tiny",
@@ -43,6 +55,11 @@ def test_values_arrive_as_text():
         labels=("liver", "spleen"),
         models=("biosam2_3d",),
         zoom=False,
+        versions=Path("/data/versions"),
+        retrain="20 labels; 0 3 * * *",
+        retrain_when="always",
+        mlflow="http://mlflow:5000",
+        keep_versions=2,
     )
 
 
@@ -71,10 +88,48 @@ def test_devices_that_torch_knows_are_taken(device):
         ("models", "deepedit", "some of biosam2_2d, biosam2_3d, separated by commas"),
         ("zoom", "maybe", "true or false"),
         ("checkpoint", " ", "the name of a checkpoint or a path"),
+        ("versions", " ", "the path of a folder"),
+        ("versions", __file__, "the path of a folder"),
+        ("retrain_when", "night", "idle or always"),
+        ("keep_versions", "1", "a whole number from 2 to 1000"),
+        ("keep_versions", "1001", "a whole number from 2 to 1000"),
+        ("keep_versions", "2.5", "a whole number from 2 to 1000"),
+        ("keep_versions", "all", "a whole number from 2 to 1000"),
     ],
 )
 def test_a_value_that_a_key_does_not_take_is_named(key, value, meant):
     assert refused({key: value}) == f"--conf {key} must be {meant}, not {value!r}."
+
+
+@pytest.mark.parametrize(
+    "value", ["", "0", "-1", "0 labels", "20 labels; 30 labels", "0 3 * *", "61 3 * * *", "20;;0 3 * * *"]
+)
+def test_a_plan_for_retraining_that_is_none_is_refused_with_what_it_may_be(value):
+    assert refused({"retrain": value}) == (
+        '--conf retrain must be off, a number of new labels ("20 labels"), a cron time ("0 3 * * *"), '
+        f'or both separated by ";", not {value!r}.'
+    )
+
+
+@pytest.mark.parametrize("value", ["mlflow:5000", "http://", "htp://mlflow", "http://a b", ""])
+def test_an_address_of_no_registry_is_refused(value):
+    meant = "the address of a tracking server such as http://mlflow:5000, or of a database"
+    assert refused({"mlflow": value}) == f"--conf mlflow must be {meant}, not {value!r}."
+
+
+@pytest.mark.parametrize("value", ["file:///data/mlruns", "sqlite:////data/mlflow.db", "https://a.b/c"])
+def test_registries_are_servers_folders_and_databases(value):
+    assert Settings.from_conf({"mlflow": value}).mlflow == value
+
+
+def test_a_plan_is_off_or_written_in_full():
+    assert Settings.from_conf({"retrain": " OFF "}).retrain is None
+    assert Settings.from_conf({"retrain": "0  3 * * *; 1"}).retrain == "1 label; 0 3 * * *"
+
+
+def test_a_folder_of_versions_may_be_under_home(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert Settings.from_conf({"versions": "~/versions"}).versions == Path("/home/somebody/versions")
 
 
 def test_an_unknown_key_is_named_with_those_there_are():

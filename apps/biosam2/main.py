@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from monailabel.config import settings as server_settings
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.infer_v2 import InferTask
+from monailabel.interfaces.tasks.train import TrainTask
 
 from lib.datastores.connect import connect
 from lib.datastores.dicomweb import PacsDatastore
@@ -26,8 +28,16 @@ from lib.sam.model import ModelSlot
 from lib.server.datastore import guarded
 from lib.server.install import install
 from lib.settings import Settings
+from lib.trainers.finetune.task import FinetuneTask
+from lib.trainers.retrain.monai_label import FinalLabels, Trainings
+from lib.trainers.retrain.plan import OFF, Plan
+from lib.trainers.retrain.retraining import Retraining
+from lib.versions.registry import Registry, RegistryError
+from lib.versions.store import Versions
 
 logger = logging.getLogger(__name__)
+
+VERSION = "0.1.0"
 
 
 class BioSAM2App(MONAILabelApp):
@@ -35,12 +45,15 @@ class BioSAM2App(MONAILabelApp):
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         self.model_dir = Path(app_dir) / "model"
+        self.retraining: Retraining | None = None
         try:
             self.biosam2 = Settings.from_conf(conf)
-            path = resolve(self.biosam2.checkpoint, self.model_dir, _say_progress)
             chosen = self.biosam2
+            base = resolve(chosen.checkpoint, self.model_dir, _say_progress)
+            self.versions = Versions.of(chosen.versions or self.model_dir / "versions", base)
+            self.registry = Registry(self.versions, chosen.mlflow)
             cache_bytes = None if chosen.cache_gb is None else int(chosen.cache_gb * 1e9)
-            self.slot = ModelSlot(path, chosen.device, cache_bytes, chosen.image_size)
+            self.slot = ModelSlot(self.versions.served_path, chosen.device, cache_bytes, chosen.image_size)
         except UserError as error:
             # the server shows whatever trace a failed start leaves: leave the sentence alone
             sys.tracebacklimit = 0
@@ -52,7 +65,7 @@ class BioSAM2App(MONAILabelApp):
             conf=conf,
             name="BioSAM-2",
             description="Interactive segmentation of images and volumes with SAM 2. Not for clinical use.",
-            version="0.1.0",
+            version=VERSION,
             labels=list(self.biosam2.labels),
         )
         # the server room has its own threads, and its tasks ask theirs which request they work on
@@ -78,9 +91,53 @@ class BioSAM2App(MONAILabelApp):
         }
         return {name: tasks[name](self.slot, self.biosam2) for name in self.biosam2.models}
 
+    def init_trainers(self) -> dict[str, TrainTask]:
+        chosen = self.biosam2
+        task = FinetuneTask(
+            self.versions,
+            self.registry,
+            str(self.slot.device),
+            chosen.image_size,
+            chosen.keep_versions,
+            VERSION,
+        )
+        return {"biosam2": task}
+
     def on_init_complete(self) -> None:
+        """The server runs; a training's own process never comes here."""
         super().on_init_complete()
+        trainings = Trainings(self.versions.folder / "runs" / "progress.json")
+        self.retraining = Retraining(
+            Plan.parse(self.biosam2.retrain or OFF),
+            self.versions.folder / "retraining.json",
+            FinalLabels(self.datastore),
+            trainings.start,
+            trainings.newest,
+            lambda: monailabel.app.app.state.work_queue.idle_seconds(),
+            self.biosam2.retrain_when,
+        )
         install(monailabel.app.app)
+        self.retraining.start()
+
+    def info(self) -> dict[str, Any]:
+        """MONAI Label's own, with the plan for retraining and how far it is."""
+        return {**super().info(), "retrain": self.retraining.status() if self.retraining else None}
+
+    def on_save_label(self, image_id: str, label_id: str) -> Any:
+        answer = super().on_save_label(image_id, label_id)
+        if self.retraining:
+            self.retraining.labels_changed()
+        return answer
+
+    def sync_registry(self) -> None:
+        """Have MLflow follow what is served, in the background."""
+        threading.Thread(target=self._sync_registry, name="registry", daemon=True).start()
+
+    def _sync_registry(self) -> None:
+        try:
+            self.registry.sync()
+        except RegistryError as error:
+            logger.warning("%s", error)
 
     def infer(self, request: dict[str, Any], datastore: Any = None) -> dict[str, Any]:
         """MONAI Label's own, after checking that the model and the image exist.

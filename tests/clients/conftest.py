@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 import requests
 import SimpleITK as sitk
+from clients.ohif.browser import CHROMIUM, chromium
 from monailabel.client.client import MONAILabelClient
 from monailabel.datastore.utils.convert import dicom_to_nifti
 from PIL import Image
+from playwright.sync_api import Browser
 from programs import REPOSITORY, MonaiLabel
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
@@ -342,3 +344,11 @@ def same_grid() -> Callable[[Path | str, Path], None]:
         np.testing.assert_allclose(read[0].affine, read[1].affine, atol=1e-4)
 
     return check
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    if not CHROMIUM:
+        pytest.fail("Chromium is not installed: scripts/test does it, or apt-get install chromium")
+    with chromium() as running:
+        yield running

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from lib.errors import UserError
+from lib.trainers.retrain.plan import MEANT, Plan
 
 Task = Literal["biosam2_2d", "biosam2_3d"]
 
@@ -19,6 +21,9 @@ ImageSize = Literal[256, 512, 1024]
 
 IMAGE_SIZES: tuple[ImageSize, ...] = get_args(ImageSize)
 """Model input sizes in pixels that SAM 2's position encodings are used at here."""
+
+MLFLOW = r"^(https?|file|(sqlite|postgresql|mysql|mssql)(\+[a-z0-9]+)?)://\S+$"
+"""Addresses that --conf mlflow takes: of a server, a folder or a database."""
 
 MONAI_LABEL_KEYS = frozenset({"auth_token", "preload", "server_mode", "zoo_repo", "zoo_source"})
 """Keys that MONAI Label 0.8.5 reads from the same --conf itself.
@@ -36,6 +41,11 @@ _MEANT = {
     "labels": "different names separated by commas, such as liver,spleen",
     "models": f"some of {', '.join(TASKS)}, separated by commas",
     "zoom": "true or false",
+    "versions": "the path of a folder",
+    "retrain": MEANT,
+    "retrain_when": "idle or always",
+    "mlflow": "the address of a tracking server such as http://mlflow:5000, or of a database",
+    "keep_versions": "a whole number from 2 to 1000",
 }
 
 
@@ -55,6 +65,24 @@ def _stripped(value: Any) -> Any:
 
 def _size(value: Any) -> Any:
     return int(value) if isinstance(value, str) and re.fullmatch(r"[0-9]{1,5}", value) else value
+
+
+def _folder(value: Any) -> Any:
+    """The path that a text means; it need not exist, but must not be something else than a folder."""
+    if not isinstance(value, str):
+        return value
+    path = Path(value.strip()).expanduser()
+    if not value.strip() or (path.exists() and not path.is_dir()):
+        raise ValueError("blank or no folder")
+    return path
+
+
+def _planned(value: Any) -> Any:
+    """A plan for retraining as it is written in full; None for "off"."""
+    if not isinstance(value, str):
+        return value
+    plan = Plan.parse(value)
+    return str(plan) if plan else None
 
 
 Text = BeforeValidator(_stripped)
@@ -80,6 +108,16 @@ class Settings(BaseModel):
         Infer tasks to offer.
     zoom
         Whether a small object may be segmented in an enlarged part of its slice.
+    versions
+        Folder of the versions that training makes; None is ``model/versions`` of the app.
+    retrain
+        When to train without being asked, as `lib.trainers.retrain.plan.Plan` reads it; None is never.
+    retrain_when
+        Whether such a training waits while people are annotating ("idle") or not ("always").
+    mlflow
+        Tracking address of the registry that versions are entered into; None is a file of our own.
+    keep_versions
+        How many versions stay on the disk.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -91,6 +129,11 @@ class Settings(BaseModel):
     labels: Annotated[tuple[str, ...], Names, Field(min_length=1)] = ("structure",)
     models: Annotated[tuple[Task, ...], Names, Field(min_length=1)] = TASKS
     zoom: Annotated[bool, Text] = True
+    versions: Annotated[Path | None, BeforeValidator(_folder)] = None
+    retrain: Annotated[str | None, BeforeValidator(_planned)] = None
+    retrain_when: Annotated[Literal["idle", "always"], Text] = "idle"
+    mlflow: Annotated[str | None, Text, Field(pattern=MLFLOW)] = None
+    keep_versions: Annotated[int, Text, Field(ge=2, le=1000)] = 10
 
     @classmethod
     def from_conf(cls, conf: Mapping[str, str]) -> Settings:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from archive import Archive
 from clients.ohif import paced_server, phantoms
-from clients.ohif.browser import CHROMIUM, SIZE, Ohif, chromium
+from clients.ohif.browser import SIZE, Ohif
 from clients.ohif.paced_server import Pace
 from clients.ohif.phantoms import Series
 from playwright.sync_api import Browser, Error
@@ -59,14 +59,6 @@ def pace(hospital: Hospital) -> Iterator[Pace]:
     """How far propagations may go; without limit again after the test."""
     yield hospital.pace
     hospital.pace.release()
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    if not CHROMIUM:
-        pytest.fail("Chromium is not installed: scripts/test does it, or apt-get install chromium")
-    with chromium() as running:
-        yield running
 
 
 @pytest.fixture

@@ -144,11 +144,11 @@ def _monai_label_names(folder: Path) -> dict[str, dict[int, str]]:
             info = entry["labels"]["final"]["info"]
         except (KeyError, TypeError):
             continue  # no final label
-        names[image] = _noted(info) if isinstance(info, dict) else {}
+        names[image] = noted_structures(info) if isinstance(info, dict) else {}
     return names
 
 
-def _noted(info: dict[str, Any]) -> dict[int, str]:
+def noted_structures(info: dict[str, Any]) -> dict[int, str]:
     """Structures in what came with a label: Slicer sends `label_info`, infer tasks `label_names`."""
     listed = info.get("label_info")
     if isinstance(listed, list):

@@ -6,7 +6,7 @@ import ctypes
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -210,11 +210,12 @@ def _give_back_freed_memory() -> None:
 
 
 class ModelSlot:
-    """The served model of a checkpoint file; a new file there is picked up at the next request.
+    """The served model of a checkpoint file; another file is picked up at the next request.
 
     Parameters
     ----------
-    path : Path
+    path : Path, or callable that returns one
+        A callable says at every request which file is served then, and must be quick.
     device : str
     cache_bytes : int, optional
         Budget of the embedding cache; left out, what suits the device.
@@ -222,15 +223,25 @@ class ModelSlot:
     """
 
     def __init__(
-        self, path: Path, device: str, cache_bytes: int | None = None, image_size: int | None = None
+        self,
+        path: Path | Callable[[], Path],
+        device: str,
+        cache_bytes: int | None = None,
+        image_size: int | None = None,
     ) -> None:
-        self.path, self.image_size = path, image_size
+        self._path, self.image_size = path, image_size
         self.device = choose_device(device)
         self.cache_bytes = default_cache_bytes(self.device) if cache_bytes is None else cache_bytes
         self._turns = Turns()  # the old model of a request that still runs and a new one share the device
         self._lock = threading.Lock()
-        self._stamp = self._stamp_now()
-        self._model = self._load()
+        path = self.path
+        self._used = self._tried = (path, self._stamp(path))
+        self._model = self._load(path)
+
+    @property
+    def path(self) -> Path:
+        """The file to serve now."""
+        return self._path() if callable(self._path) else self._path
 
     def get(self) -> Model:
         """The model to use now.
@@ -239,25 +250,32 @@ class ModelSlot:
         the annotators. It is tried again when it changes.
         """
         with self._lock:
-            stamp = self._stamp_now()
-            if stamp is not None and stamp != self._stamp:
-                self._stamp = stamp
-                try:
-                    self._model = self._load()
-                    logger.info("now serving %s", self._model.checkpoint)
-                # the file may also go away meanwhile, or the device have no room for a second network
-                except (UserError, OSError, RuntimeError) as error:
-                    logger.error("the new checkpoint is not used, the old one stays: %s", error)
+            path = self.path
+            file = path, self._stamp(path)
+            if file[1] is not None and file != self._tried:
+                self._tried = file
+                # back to the one in use, from another that could not be read: nothing to do
+                if file != self._used:
+                    self._swap(path, file)
             return self._model
 
-    def _load(self) -> Model:
-        checkpoint, network = load_network(self.path, self.image_size)
+    def _swap(self, path: Path, file: tuple[Path, tuple[int, int, int] | None]) -> None:
+        try:
+            self._model, self._used = self._load(path), file
+            logger.info("now serving %s", self._model.checkpoint)
+        # the file may also go away meanwhile, or the device have no room for a second network
+        except (UserError, OSError, RuntimeError) as error:
+            logger.error("the new checkpoint is not used, the old one stays: %s", error)
+
+    def _load(self, path: Path) -> Model:
+        checkpoint, network = load_network(path, self.image_size)
         _pause_between_blocks(network, self._turns)
         return Model(network, checkpoint, self.device, self.cache_bytes, self._turns)
 
-    def _stamp_now(self) -> tuple[int, int, int] | None:
+    @staticmethod
+    def _stamp(path: Path) -> tuple[int, int, int] | None:
         try:
-            stat = self.path.stat()
+            stat = path.stat()
         except OSError:
             return None
         return stat.st_mtime_ns, stat.st_size, stat.st_ino

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import FastAPI
 from monailabel.config import settings
 
-from lib.server import errors, infer, ohif, paths, progress, threads
+from lib.server import errors, infer, ohif, paths, progress, status, threads, train, versions
 from lib.server.queue import LONG_AT_ONCE, WorkQueue
 
 
@@ -17,6 +17,9 @@ def install(app: FastAPI) -> None:
         *infer.router.routes,
         *progress.router.routes,
         *ohif.router.routes,
+        *train.router.routes,
+        *versions.router.routes,
+        *status.router.routes,
         *threads.routes(),
     ]
     errors.install(app)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -53,6 +54,7 @@ class WorkQueue:
             for long, count in self._at_once.items()
         }
         self._lock = threading.Lock()
+        self._used = time.monotonic()
         self._open: OrderedDict[str, tuple[Work, Future[Any]]] = OrderedDict()
         self._ended: OrderedDict[str, Work] = OrderedDict()
 
@@ -122,6 +124,11 @@ class WorkQueue:
         with self._lock:
             return [asked for asked, _ in self._open.values()]
 
+    def idle_seconds(self) -> float:
+        """Since the last inference ended, or since the start if there was none; 0 while one waits or runs."""
+        with self._lock:
+            return 0.0 if self._open else time.monotonic() - self._used
+
     def position(self, asked: Work) -> int:
         """The place among the work of its kind that waits, from 1; 0 when it does not wait."""
         with self._lock:
@@ -140,6 +147,7 @@ class WorkQueue:
         else:
             state = State.DONE if error is None else State.FAILED
         with self._lock:
+            self._used = time.monotonic()
             asked.end(state)
             del self._open[asked.id]
             self._ended.pop(asked.id, None)

@@ -20,7 +20,14 @@ SPOILED = 0.25
 PRESENCE = 1.0  # weight of the object score's loss
 
 
-def clip_loss(network: SAM2Base, images: torch.Tensor, masks: torch.Tensor, balance: float) -> torch.Tensor:
+def clip_loss(
+    network: SAM2Base,
+    images: torch.Tensor,
+    masks: torch.Tensor,
+    balance: float,
+    draws: bool = True,
+    focal: bool = False,
+) -> torch.Tensor:
     """Loss of a box, click or mask on the first slice and of the masks that the memory makes on the others.
 
     Some of these get a corrective click as well.
@@ -29,8 +36,10 @@ def clip_loss(network: SAM2Base, images: torch.Tensor, masks: torch.Tensor, bala
     ----------
     images : Tensor uint8 (B, F, S, S, 3)
     masks : Tensor uint8 (B, T, F, S, S), 0 or 1; each of the T structures is on the first slice
-    balance : float
+    balance, focal
         See `lib.trainers.losses.mask_loss`.
+    draws : bool
+        Whether the network sees its prompts drawn, and the mask of the slice before (`lib.sam.tracker`).
     """
     clips, targets, frames, size = masks.shape[:4]
     out = network.forward_image(normalise(images.flatten(0, 1)))
@@ -43,7 +52,7 @@ def clip_loss(network: SAM2Base, images: torch.Tensor, masks: torch.Tensor, bala
     positions = [p[:1].expand(batch, *p.shape[1:]) for p in out["vision_pos_enc"]]
     outputs: dict[str, dict[int, dict]] = {"cond_frame_outputs": {}, "non_cond_frame_outputs": {}}
     loss = torch.zeros((), device=images.device)
-    beside, own = bool(torch.rand(()) < BESIDE), bool(torch.rand(()) < OWN)
+    beside, own = draws and bool(torch.rand(()) < BESIDE), bool(torch.rand(()) < OWN)
     before: torch.Tensor | None = None
     for t in range(frames):
         truth = masks[:, t]
@@ -67,10 +76,10 @@ def clip_loss(network: SAM2Base, images: torch.Tensor, masks: torch.Tensor, bala
             num_frames=frames,
         )
         points, labels, several = _prompt(truth, target, first=t == 0)
-        logits, scores, tokens, score = ask(network, fused, high, points, labels, before, several)
+        logits, scores, tokens, score = ask(network, fused, high, points, labels, before, several, draws)
         # a structure that is not there has no mask to learn, only its absence
         if present.any():
-            part, _ = score_loss(logits[present], scores[present], target[present], balance)
+            part, _ = score_loss(logits[present], scores[present], target[present], balance, focal)
             loss = loss + part * present.float().mean()
         loss = loss + PRESENCE * F.binary_cross_entropy_with_logits(score[:, 0], present.float())
         rows = torch.arange(batch, device=logits.device)
@@ -83,9 +92,9 @@ def clip_loss(network: SAM2Base, images: torch.Tensor, masks: torch.Tensor, bala
             # somebody mends what the memory made of this slice, and goes on from there
             given = logits[rows, best][:, None].detach().clamp(-CLAMP, CLAMP)
             click = simulate.corrections(given, target, size)
-            logits, scores, tokens, _ = ask(network, fused, high, *click, given, False)
+            logits, scores, tokens, _ = ask(network, fused, high, *click, given, False, draws)
             best = torch.zeros_like(best)
-            part, _ = score_loss(logits, scores, target, balance)
+            part, _ = score_loss(logits, scores, target, balance, focal)
             loss = loss + part
             there = present
         answer = logits[rows, best][:, None]

@@ -64,7 +64,13 @@ def point_where_prompts_point(network: SAM2Base, gain: float = 2.0) -> None:
 
 
 def image_loss(
-    network: SAM2Base, images: torch.Tensor, masks: torch.Tensor, balance: float, corrections: int = 2
+    network: SAM2Base,
+    images: torch.Tensor,
+    masks: torch.Tensor,
+    balance: float,
+    corrections: int = 2,
+    draws: bool = True,
+    focal: bool = False,
 ) -> torch.Tensor:
     """Loss of a first prompt on every target and of the corrective clicks after it.
 
@@ -72,8 +78,10 @@ def image_loss(
     ----------
     images : Tensor uint8 (B, S, S, 3)
     masks : Tensor uint8 (B, T, S, S), 0 or 1
-    balance : float
+    balance, focal
         See `lib.trainers.losses.mask_loss`.
+    draws : bool
+        Whether the network sees its prompts drawn (`Architecture.draws_prompts`).
     """
     targets = masks.shape[1]
     size = images.shape[1]
@@ -99,9 +107,16 @@ def image_loss(
                 continue
             given = None if logits is None else logits[rows]
             out, scores, _, present = ask(
-                network, low[rows], [h[rows] for h in high], points[rows], labels[rows], given, ambiguous
+                network,
+                low[rows],
+                [h[rows] for h in high],
+                points[rows],
+                labels[rows],
+                given,
+                ambiguous,
+                draws,
             )
-            part, best = score_loss(out, scores, target[rows], balance)
+            part, best = score_loss(out, scores, target[rows], balance, focal)
             loss = loss + part * len(rows) / len(truth)
             # an object is there in every generated view: the score's negatives come from the clips
             loss = loss + 0.02 * F.softplus(-present).mean()
@@ -133,9 +148,7 @@ def first_prompts(
     corners, corner_labels = simulate.boxes(truth > 0)
     click = simulate.clicks(target[:, 0], size, sharpness=float(torch.rand(()) * 4))
     points = torch.cat([corners, click], 1)
-    labels = torch.cat(
-        [corner_labels, torch.full((count, 1), simulate.POSITIVE, dtype=torch.int32)], 1
-    ).clone()
+    labels = torch.cat([corner_labels, torch.full_like(corner_labels[:, :1], simulate.POSITIVE)], 1).clone()
     kind = torch.rand(count)
     boxed, single = kind < 0.42, kind > 0.52
     labels[boxed, 2] = simulate.PADDING
@@ -151,12 +164,13 @@ def ask(
     labels: torch.Tensor,
     mask: torch.Tensor | None,
     several: bool,
+    draws: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """`lib.sam.network.decode` in single precision, with the points also drawn into the mask prompt.
+    """`lib.sam.network.decode` in single precision; if it `draws`, with the points also in the mask prompt.
 
     Points that are all padding draw nothing.
     """
-    if bool((labels != simulate.PADDING).any()):
+    if draws and bool((labels != simulate.PADDING).any()):
         mask = draw(points, labels, network.image_size, mask)
     logits, scores, tokens, present = decode(network, low, high, (points, labels), mask, several)
     return logits.float(), scores.float(), tokens, present.float()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,35 +24,41 @@ REGIONS_ONLY = 0.3  # share of slices whose targets are regions of like intensit
 
 
 class Scan:
-    """One labelled image, windowed; slices along any axis that makes sense, padded to squares.
+    """One labelled image, windowed; slices along one axis or several, padded to squares.
+
+    Parameters
+    ----------
+    stacks : mapping of int to pair of ndarray
+        By the array axis that it is cut along: pixels uint8 (K, A, B) or (K, A, B, 3), and labels (K, A, B).
 
     Attributes
     ----------
     axes : list of int
-        The array axes that it may be cut along.
     used : dict of int to ndarray
         By axis: the slices that have a label.
     areas : dict of int to ndarray (slices, labels + 1)
         By axis: voxels of each label on each slice.
     """
 
-    def __init__(self, pair: Pair) -> None:
+    def __init__(self, stacks: Mapping[int, tuple[np.ndarray, np.ndarray]]) -> None:
+        self.stacks = dict(stacks)
+        self.axes = list(self.stacks)
+        self.areas = {axis: _areas(labels) for axis, (_, labels) in self.stacks.items()}
+        self.used = {axis: np.flatnonzero(areas[:, 1:].any(1)) for axis, areas in self.areas.items()}
+
+    @classmethod
+    def read(cls, pair: Pair) -> Scan:
+        """An image file and its label file, cut along all axes if its voxels are about as long as wide."""
         study = read_study(pair)
         pixels = to_uint8(study.volume.voxels, study.window)  # (I, J, K) or (I, J, K, 3)
         spacing, shape = study.volume.spacing, study.volume.shape3
         even = max(spacing) < ISOTROPIC * min(spacing) and min(shape) > 64
-        self.axes = [0, 1, 2] if even else [study.volume.slice_axis]
         # a copy for each axis: a slice across the memory's order takes longer than all that is done with it
-        self.stacks = {
-            axis: tuple(np.ascontiguousarray(np.moveaxis(a, axis, 0)) for a in (pixels, study.labels))
-            for axis in self.axes
-        }
-        most = int(study.labels.max()) + 1
-        self.areas = {
-            axis: np.stack([np.bincount(plane.ravel(), minlength=most) for plane in labels])
-            for axis, (_, labels) in self.stacks.items()
-        }
-        self.used = {axis: np.flatnonzero(areas[:, 1:].any(1)) for axis, areas in self.areas.items()}
+        stacks = {}
+        for axis in [0, 1, 2] if even else [study.volume.slice_axis]:
+            cut, labels = (np.ascontiguousarray(np.moveaxis(a, axis, 0)) for a in (pixels, study.labels))
+            stacks[axis] = cut, labels
+        return cls(stacks)
 
     def count(self, axis: int) -> int:
         """Number of slices along an axis."""
@@ -72,7 +78,7 @@ class RealScans:
     """The scans of several data sets; one of them is drawn, then a scan of it, then a slice."""
 
     def __init__(self, folders: Sequence[Path]) -> None:
-        self.sets = [[Scan(pair) for pair in find_pairs(folder).pairs] for folder in folders]
+        self.sets = [[Scan.read(pair) for pair in find_pairs(folder).pairs] for folder in folders]
 
     def draw(self, rng: np.random.Generator) -> tuple[Scan, int, int]:
         """A scan, an axis and the index of a slice that has labels."""
@@ -105,7 +111,7 @@ class RealViews(IterableDataset):
             scan, axis, index = self.scans.draw(rng)
             image, labels = scan.slice(axis, index)
             masks = _regions(rng, image) if rng.random() < REGIONS_ONLY else _structures(rng, labels)
-            image = _scanned_again(rng, image)
+            image = scanned_again(rng, image)
             masks = [mask for mask in masks if is_seen(image, mask, 0.02, FAINTEST)]
             for _ in range(VIEWS_PER_SCENE if masks else 0):
                 view = look_at(rng, image, masks, self.targets, self.size)
@@ -148,8 +154,14 @@ class RealClips(IterableDataset):
             if not structures:
                 continue
             look = int(rng.integers(2**31))  # one scanner for all slices
-            images = [_scanned_again(np.random.default_rng(look), image) for image, _ in slices]
+            images = [scanned_again(np.random.default_rng(look), image) for image, _ in slices]
             yield clip_view(rng, images, structures, 0, self.size)
+
+
+def _areas(labels: np.ndarray) -> np.ndarray:
+    """Voxels of each label on each slice: (K, A, B) -> (K, labels + 1)."""
+    most = int(labels.max(initial=0)) + 1
+    return np.stack([np.bincount(plane.ravel(), minlength=most) for plane in labels])
 
 
 def _structures(rng: np.random.Generator, labels: np.ndarray) -> list[np.ndarray]:
@@ -161,15 +173,13 @@ def _structures(rng: np.random.Generator, labels: np.ndarray) -> list[np.ndarray
         if rng.random() < 0.15:
             beside = np.unique(labels[ndimage.binary_dilation(mask, iterations=2)])
             mask = mask | (labels == rng.choice(beside)) if beside.min() > 0 else mask
-        found += _large_pieces(mask)
+        found += large_pieces(mask)
     if rng.random() < ALL_TOGETHER:
-        found += _large_pieces(labelled)
+        found += large_pieces(labelled)
     return found
 
 
-def _to_the_end(
-    rng: np.random.Generator, areas: np.ndarray, index: int, frames: int
-) -> tuple[int, int, int]:
+def _to_the_end(rng: np.random.Generator, areas: np.ndarray, index: int, frames: int) -> tuple[int, int, int]:
     """A label of a slice, the slice where it is largest, and a step that leaves it on a clip's last slices.
 
     Parameters
@@ -215,20 +225,20 @@ def _regions(rng: np.random.Generator, image: np.ndarray) -> list[np.ndarray]:
         mask = ndimage.binary_opening(bands == band, iterations=1)
         if rng.random() < 0.5:
             mask = ndimage.binary_fill_holes(mask)
-        found += _large_pieces(mask)
+        found += large_pieces(mask)
     return found
 
 
-def _large_pieces(mask: np.ndarray) -> list[np.ndarray]:
-    """The connected pieces of a mask that can be asked for, the largest eight."""
+def large_pieces(mask: np.ndarray, least: int = max(MIN_AREA, 30)) -> list[np.ndarray]:
+    """The connected pieces of a mask that can be asked for, of `least` pixels at least; the largest eight."""
     numbered, _ = ndimage.label(mask)
     sizes = np.bincount(numbered.ravel())
     sizes[0] = 0
     order = np.argsort(-sizes)[:8]
-    return [numbered == n for n in order if max(MIN_AREA, 30) <= sizes[n] < 0.6 * mask.size]
+    return [numbered == n for n in order if least <= sizes[n] < 0.6 * mask.size]
 
 
-def _scanned_again(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
+def scanned_again(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     """Half of the images as they are, the others as another scanner and window would show them."""
     if rng.random() < 0.5:
         return image

@@ -88,6 +88,7 @@ def look_at(
     targets: int,
     size: int,
     least_area: float = 0.003,
+    centre: int | None = None,
 ) -> View | None:
     """One look at one of the structures of a square image, and at others that are in sight.
 
@@ -101,8 +102,10 @@ def look_at(
         Side of the network's input, pixels.
     least_area : float
         Share of the view that a structure must have; None is returned if the chosen one has less.
+    centre : int, optional
+        The structure to look at; drawn when left out.
     """
-    centre = int(rng.integers(len(masks)))
+    centre = int(rng.integers(len(masks))) if centre is None else centre
     rows, columns = np.flatnonzero(masks[centre].any(1)), np.flatnonzero(masks[centre].any(0))
     window = _window(rng, rows, columns, limit=image.shape[0])
     if masks[centre][window].mean() < least_area:

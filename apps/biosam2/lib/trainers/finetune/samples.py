@@ -1,0 +1,132 @@
+"""What the network is trained on: views of slices and short clips, each with its own random numbers.
+
+Sample n is the same on any number of processes and after a resumption: several GPUs make the steps of
+one, and a training that was killed those of one that was not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from lib.trainers.finetune.slices import CachedCase
+from lib.trainers.generated import acquire, generate_scene, is_seen
+from lib.trainers.real import Scan, large_pieces, scanned_again
+from lib.trainers.views import View, clip_view, look_at
+
+# share of the samples that are generated anatomy: without it, what a site does not label is forgotten
+REHEARSED = 0.4
+FRAMES = 4  # slices of a clip
+TARGETS = 3  # structures, or pieces of them, asked for in one view: the slice is encoded once
+PIECES = 0.3  # share of the views that ask for the connected pieces of structures as well
+SMALLEST = 9  # pixels of a slice
+ATTEMPTS = 20
+
+
+class Samples(Dataset):
+    """The samples of one process.
+
+    Parameters
+    ----------
+    cases : sequence of CachedCase
+        At least one.
+    size : int
+        Side of the network's input, pixels.
+    clips : float
+        Share of the samples that are clips.
+    seed : int
+    numbers : sequence of int
+        The samples that are this process's, in order.
+    """
+
+    def __init__(
+        self, cases: Sequence[CachedCase], size: int, clips: float, seed: int, numbers: Sequence[int]
+    ) -> None:
+        self.scans = [case.scan() for case in cases]
+        self.size, self.clips, self.seed, self.numbers = size, clips, seed, list(numbers)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, place: int) -> dict[str, Any]:
+        """`images` uint8 (S, S, 3) or (F, S, S, 3); `masks` uint8 (T[, F], S, S); `seed` for the prompts."""
+        number = self.numbers[place]
+        rng = np.random.default_rng((self.seed, number))
+        for _ in range(ATTEMPTS):
+            if rng.random() < REHEARSED:
+                view = _rehearsal(rng, self.size)
+            else:
+                scan = self.scans[rng.integers(len(self.scans))]
+                view = self._clip(rng, scan) if rng.random() < self.clips else None
+                # of what has too few slices for a clip, or ends too soon, there are views all the same
+                view = self._view(rng, scan) if view is None else view
+            if view is not None and (masks := _seen(view.masks)) is not None:
+                return {
+                    "images": torch.from_numpy(view.image),
+                    "masks": torch.from_numpy(masks),
+                    "seed": int(rng.integers(2**31)),
+                }
+        raise RuntimeError("no structure of the cases is large enough to be looked at")
+
+    def _view(self, rng: np.random.Generator, scan: Scan) -> View | None:
+        chosen = _choose(rng, scan, 0)
+        if chosen is None:
+            return None
+        index, value = chosen
+        image, labels = scan.slice(0, index)
+        here = [v for v in np.unique(labels) if v and v != value]
+        masks = [labels == value, *(labels == v for v in rng.permutation(here)[: TARGETS - 1])]
+        if rng.random() < PIECES:
+            pieces = large_pieces(masks[0], SMALLEST)
+            masks = [*pieces, *masks] if len(pieces) > 1 else masks
+        return look_at(rng, scanned_again(rng, image), masks, TARGETS, self.size, 0.0, centre=0)
+
+    def _clip(self, rng: np.random.Generator, scan: Scan) -> View | None:
+        if scan.count(0) < FRAMES:
+            return None
+        step = int(rng.integers(1, 1 + min(5, (scan.count(0) - 1) // (FRAMES - 1)))) * int(
+            rng.choice([-1, 1])
+        )
+        chosen = _choose(rng, scan, (FRAMES - 1) * step)
+        if chosen is None:
+            return None
+        index, value = chosen
+        slices = [scan.slice(0, index + t * step) for t in range(FRAMES)]
+        first = slices[0][1]
+        others = rng.permutation([v for v in np.unique(first) if v and v != value])
+        structures = [[labels == v for _, labels in slices] for v in (value, *others)]
+        structures = [s for s in structures if s[0].sum() >= SMALLEST]
+        look = int(rng.integers(2**31))  # one scanner for all slices
+        images = [scanned_again(np.random.default_rng(look), image) for image, _ in slices]
+        return clip_view(rng, images, structures, 0, self.size)
+
+
+def _rehearsal(rng: np.random.Generator, size: int) -> View | None:
+    """A look at a generated scene, as the embedded checkpoint was trained on."""
+    scene = generate_scene(rng)
+    image = acquire(rng, scene.image)
+    masks = [mask for mask in scene.masks if is_seen(image, mask)]
+    return look_at(rng, image, masks, TARGETS, size) if masks else None
+
+
+def _seen(masks: np.ndarray) -> np.ndarray | None:
+    """Targets (T, ...) with those that vanished in the scaling replaced by the first one, if that is seen."""
+    first = masks.reshape(len(masks), -1) if masks.ndim == 3 else masks[:, 0].reshape(len(masks), -1)
+    there = first.any(1)
+    return masks[np.where(there, np.arange(len(masks)), 0)] if there[0] else None
+
+
+def _choose(rng: np.random.Generator, scan: Scan, reach: int) -> tuple[int, int] | None:
+    """A slice and a label on it, every label as likely; from the slice on there are `reach` more."""
+    areas = scan.areas[0]
+    first, last = max(0, -reach), min(len(areas), len(areas) - reach)
+    large = areas[first:last, 1:] >= SMALLEST
+    values = np.flatnonzero(large.any(0))
+    if not len(values):
+        return None
+    value = int(rng.choice(values))
+    return first + int(rng.choice(np.flatnonzero(large[:, value]))), value + 1
