@@ -153,14 +153,10 @@ def test_one_that_has_made_all_its_steps_does_not_begin_again(tmp_path: Path):
     assert same(through, again)
 
 
-def test_states_of_ten_epochs_and_more_are_in_order(tmp_path: Path):
-    line = Training(tmp_path / "none")
-    (tmp_path / "run").mkdir()
-    for epoch in (9, 10):
-        learnt = {"weights": {"slope": torch.full((2,), float(epoch))}, "average": {"value": 0.0}}
-        others = {"optimizer": line.optimizer.state_dict(), "schedule": {}}
-        engine = {"iteration": epoch * LENGTH, "epoch_length": LENGTH, "max_epochs": 20}
-        torch.save({"learnt": learnt | others, "trainer": engine}, tmp_path / "run" / f"checkpoint_{epoch}.pt")
+def test_states_of_ten_epochs_and_more_are_in_order(tmp_path: Path, monkeypatch):
+    monkeypatch.setitem(globals(), "EPOCHS", 12)
+    interrupted(tmp_path / "run", at=LENGTH * 10)
+    assert states(tmp_path / "run") == ["checkpoint_10.pt", "checkpoint_9.pt"]
     assert Training(tmp_path / "run").engine.state.epoch == 10
 
 

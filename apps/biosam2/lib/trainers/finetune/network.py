@@ -13,14 +13,18 @@ import torch
 from peft import LoraConfig, LoraModel
 from sam2.modeling.sam2_base import SAM2Base
 from torch import nn
+from torch.optim import AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.checkpoint import checkpoint
 
 from lib.trainers.clips import clip_loss
+from lib.trainers.finetune.optimizer import MuonAndAdamW
 from lib.trainers.finetune.settings import TrainSettings
 from lib.trainers.pretrain import image_loss
 
 LAYER_DECAY = 0.9  # of the learning rate, for each block further from the output (SAM 2's own training)
+# learning rates where none is chosen: of networks that were trained here, and of published ones (the paper's)
+OWN_RATE, PUBLISHED_RATE = 1e-3, 1e-4
 WEIGHT_DECAY = 0.01
 EMA = 0.99  # of the averaged weights, which are what is kept
 LORA_RANK, LORA_ALPHA = 16, 32
@@ -46,6 +50,7 @@ class Trainable(nn.Module):
     def __init__(self, network: SAM2Base, draws: bool, settings: TrainSettings) -> None:
         super().__init__()
         self.draws, self.settings = draws, settings
+        self.rate = settings.learning_rate or (OWN_RATE if draws else PUBLISHED_RATE)
         self.lora: LoraModel | None = None
         learning = (ENCODER, DECODER, *(MEMORY if settings.memory else ()))
         if settings.lora:
@@ -92,11 +97,15 @@ class Trainable(nn.Module):
         depth = len(self.network.image_encoder.trunk.blocks)
         found: dict[tuple[float, float], dict[str, Any]] = {}
         for name, parameter in self.learning():
-            rate = self.settings.learning_rate * LAYER_DECAY ** _layers_above(name, depth)
+            rate = self.rate * LAYER_DECAY ** _layers_above(name, depth)
             decay = WEIGHT_DECAY if parameter.ndim > 1 and "embed" not in name else 0.0
             group = found.setdefault((rate, decay), {"params": [], "lr": rate, "weight_decay": decay})
             group["params"].append(parameter)
         return list(found.values())
+
+    def optimizer(self) -> Optimizer:
+        """The optimiser that the network was trained with: see `lib.trainers.finetune.optimizer`."""
+        return MuonAndAdamW(self.groups()) if self.draws else AdamW(self.groups())
 
     def plain_weights(self) -> dict[str, torch.Tensor]:
         """The weights as a checkpoint has them, with LoRA's additions added in. It cannot be trained on."""

@@ -34,7 +34,8 @@ class TrainSettings(BaseModel):
     train_batch_size
         Samples to one step, over all GPUs.
     learning_rate
-        Of the mask decoder; that of the image encoder falls from layer to layer (`network.LAYER_DECAY`).
+        Of the mask decoder; that of the image encoder falls from layer to layer (`network.LAYER_DECAY`). None
+        chooses by the checkpoint (`network.OWN_RATE`, `PUBLISHED_RATE`).
     lora
         Train low-rank additions to the linear layers only: less memory, for small GPUs.
     gradient_checkpointing

@@ -255,7 +255,7 @@ class FinetuneTask(BasicTrainTask):
         return Trainable(network, checkpoint.architecture.draws_prompts, self._settings)
 
     def optimizer(self, context: Context) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(_unwrapped(context.network).groups(), betas=(0.9, 0.999))
+        return _unwrapped(context.network).optimizer()
 
     def loss_function(self, context: Context) -> Callable[..., torch.Tensor]:
         return lambda loss, _: loss  # the network's forward pass gives the loss already
@@ -544,8 +544,11 @@ def _pair(case: LabelledCase, cached: CachedCase) -> Pair:
 
 def _sentence(error: BaseException) -> str:
     """What went wrong, in a line."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"The training could not go on: {error.strerror}."
+    cause: BaseException | None = None if isinstance(error, UserError) else error
+    while cause is not None:  # of a full disk, torch says that a position is not what it should be
+        if isinstance(cause, OSError) and cause.strerror:
+            return f"The training could not go on: {cause.strerror}."
+        cause = cause.__cause__ or cause.__context__
     lines = str(error).strip().splitlines() or [type(error).__name__]
     if isinstance(error, ProcessRaisedException):  # of one of several processes: its trace, the error last
         return lines[-1].removeprefix("lib.errors.").removeprefix("UserError: ")
