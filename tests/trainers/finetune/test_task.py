@@ -189,6 +189,17 @@ def test_curves_and_versions_are_in_mlflow(
     assert client.get_model_version_by_alias(registry.experiment, "served").tags["number"] == "1"
 
 
+@pytest.mark.parametrize("total", [1, 2, 12, 400])
+def test_the_rate_rises_and_falls(total: int):
+    rates = [task._rate(step, total) for step in range(total)]
+    assert all(0 < rate <= 1 for rate in rates)
+    top = int(np.argmax(rates))
+    assert top <= max(2, task.WARM_UP * total)
+    assert all(np.diff(rates[: top + 1]) > 0) and all(np.diff(rates[top:]) < 0)
+    if total > 10:
+        assert max(rates) > 0.9 and rates[-1] < 0.1
+
+
 # The gate
 
 

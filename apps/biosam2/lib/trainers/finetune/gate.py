@@ -49,6 +49,11 @@ class Comparison:
     candidate_high: float
     structures: dict[str, dict[str, float]]
 
+    @property
+    def forgot(self) -> bool:
+        """Whether more was lost than may be."""
+        return self.difference < -MARGIN
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -167,7 +172,7 @@ def decide(site: Comparison, general: Comparison) -> Verdict:
     if not site.low > 0:
         noise = f"the difference lies between {site.low:+.3f} and {site.high:+.3f}"
         return Verdict(False, f"Not better by more than the noise: {change}, {noise}.", site, general)
-    if general.difference < -MARGIN:
+    if general.forgot:
         lost = f"{general.served:.3f} to {general.candidate:.3f}"
         return Verdict(
             False,

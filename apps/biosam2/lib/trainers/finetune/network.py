@@ -22,7 +22,9 @@ from lib.trainers.finetune.optimizer import MuonAndAdamW
 from lib.trainers.finetune.settings import TrainSettings
 from lib.trainers.pretrain import image_loss
 
-LAYER_DECAY = 0.9  # of the learning rate, for each block further from the output (SAM 2's own training)
+# of the learning rate, for each block further from the output (SAM 2's own training): the first blocks of
+# published networks know images in general. Ours have seen little, and must learn in all of them.
+LAYER_DECAY, OWN_LAYER_DECAY = 0.9, 1.0
 # learning rates where none is chosen: of networks that were trained here, and of published ones (the paper's)
 OWN_RATE, PUBLISHED_RATE = 1e-3, 1e-4
 WEIGHT_DECAY = 0.01
@@ -97,7 +99,7 @@ class Trainable(nn.Module):
         depth = len(self.network.image_encoder.trunk.blocks)
         found: dict[tuple[float, float], dict[str, Any]] = {}
         for name, parameter in self.learning():
-            rate = self.rate * LAYER_DECAY ** _layers_above(name, depth)
+            rate = self.rate * (OWN_LAYER_DECAY if self.draws else LAYER_DECAY) ** _layers_above(name, depth)
             decay = WEIGHT_DECAY if parameter.ndim > 1 and "embed" not in name else 0.0
             group = found.setdefault((rate, decay), {"params": [], "lr": rate, "weight_decay": decay})
             group["params"].append(parameter)

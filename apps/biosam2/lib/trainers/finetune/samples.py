@@ -19,7 +19,7 @@ from lib.trainers.real import Scan, large_pieces, scanned_again
 from lib.trainers.views import View, clip_view, look_at
 
 # share of the samples that are generated anatomy: without it, what a site does not label is forgotten
-REHEARSED = 0.4
+REHEARSED = 0.5
 FRAMES = 4  # slices of a clip
 TARGETS = 3  # structures, or pieces of them, asked for in one view: the slice is encoded once
 PIECES = 0.3  # share of the views that ask for the connected pieces of structures as well

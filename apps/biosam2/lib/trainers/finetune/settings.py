@@ -54,7 +54,7 @@ class TrainSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    max_epochs: Annotated[int, Field(ge=1, le=1000)] = 12
+    max_epochs: Annotated[int, Field(ge=1, le=1000)] = 10
     train_batch_size: Annotated[int, Field(ge=1, le=256)] = 4
     learning_rate: Annotated[float, Field(gt=0, le=0.01, allow_inf_nan=False)] = 3e-4
     lora: bool = False

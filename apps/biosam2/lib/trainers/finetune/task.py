@@ -31,7 +31,7 @@ from lib.evaluation.datasets import Pair
 from lib.imaging.volume import RASTER
 from lib.sam.checkpoints import load_network, save_checkpoint
 from lib.sam.model import choose_device
-from lib.trainers.finetune import gate, progress, state
+from lib.trainers.finetune import blend, gate, progress, state
 from lib.trainers.finetune.cases import LabelledCase, LeftOut, labelled_cases
 from lib.trainers.finetune.general import general_set
 from lib.trainers.finetune.network import Average, Trainable
@@ -325,7 +325,7 @@ class FinetuneTask(BasicTrainTask):
         at_once = max(1, round(settings.train_batch_size / world))  # of this process
         steps = max(1, round(SAMPLES_AN_EPOCH / (at_once * world)))  # an epoch
         length, total = steps * at_once, steps * settings.max_epochs
-        self._schedule = LambdaLR(context.optimizer, lambda i: _rate(i / at_once, total))
+        self._schedule = LambdaLR(context.optimizer, lambda i: _rate(i // at_once, total))
         trained = _unwrapped(context.network)
         trainer = SupervisedTrainer(
             device=context.device,
@@ -401,9 +401,7 @@ class FinetuneTask(BasicTrainTask):
         prepared = self.versions.folder / f"{PREPARED}{run}"
         shutil.rmtree(prepared, ignore_errors=True)
         prepared.mkdir()
-        candidate = self.runs / CURRENT / CANDIDATE
-        verdict = self._verdict(parent.checkpoint, candidate, held_out, prepared / HOLD_OUT)
-        shutil.copyfile(candidate, prepared / CANDIDATE)
+        share, verdict = self._choose(parent.checkpoint, held_out, prepared)
         about = {
             "parent": parent.number,
             "state": "published" if verdict.publish else "kept",
@@ -423,6 +421,7 @@ class FinetuneTask(BasicTrainTask):
                 for case, cached in [*learnt_from, *held_out]
             ],
             "left_out": [asdict(one) for one in left_out],
+            "share": share,
             "gate": gate.as_json(verdict),
         }
         version = self.versions.add(prepared, about)
@@ -432,21 +431,37 @@ class FinetuneTask(BasicTrainTask):
         logger.info("%s: %s", version.name, verdict.reason)
         return version
 
-    def _verdict(
-        self, served: Path, candidate: Path, held_out: list[tuple[LabelledCase, CachedCase]], out: Path
-    ) -> gate.Verdict:
+    def _choose(
+        self, served: Path, held_out: list[tuple[LabelledCase, CachedCase]], prepared: Path
+    ) -> tuple[float, gate.Verdict]:
+        """Leave in a folder as much of what was learnt as forgets nothing else: the share, and the verdict.
+
+        What was forgotten is counted from the base on: a little in each of many rounds would be a lot.
+        """
+        trained, out = self.runs / CURRENT / CANDIDATE, prepared / CANDIDATE
         patients = {case.image: case.patient for case, _ in held_out}
         if len(set(patients.values())) < gate.FEWEST_PATIENTS:
-            return gate.too_small(len(set(patients.values())))
+            shutil.copyfile(trained, out)
+            return 1.0, gate.too_small(len(set(patients.values())))
+        folder = self.versions.folder / GENERAL
+        for share in blend.SHARES:
+            candidate = blend.blend(served, trained, share, out)
+            rows = gate.measure(
+                *general_set(folder / "set"),
+                self.versions.base,
+                candidate,
+                folder / "results",
+                self.device,
+                self.image_size,
+            )
+            general = gate.compare(*rows, {})
+            logger.info("a share of %.1f: general set %+.3f", share, general.difference)
+            if not general.forgot:
+                break
         pairs = [_pair(case, cached) for case, cached in _in_turn(held_out)[: gate.MOST_CASES]]
         stacks = [pair for pair in pairs if pair.image.suffix.lower() not in RASTER][: gate.MOST_VOLUMES]
-        where = served, candidate
-        site = gate.compare(*gate.measure(pairs, stacks, *where, out, self.device, self.image_size), patients)
-        general = self.versions.folder / GENERAL
-        rows = gate.measure(
-            *general_set(general / "set"), *where, general / "results", self.device, self.image_size
-        )
-        return gate.decide(site, gate.compare(*rows, {}))
+        rows = gate.measure(pairs, stacks, served, out, prepared / HOLD_OUT, self.device, self.image_size)
+        return share, gate.decide(gate.compare(*rows, patients), general)
 
     @staticmethod
     def _tell_registry(what: Callable[[], None]) -> bool:
@@ -503,7 +518,7 @@ class _Steps:
             self.average.update()
 
 
-def _rate(step: float, total: int) -> float:
+def _rate(step: int, total: int) -> float:
     """Share of the learning rate: a linear warm-up, then half a cosine down to zero."""
     warm = max(1.0, WARM_UP * total)
     if step < warm:
