@@ -120,7 +120,8 @@ def _run(options: argparse.Namespace, name: str) -> dict[str, Any]:
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"ended with {done.returncode}"])[-1]
-        return {"failed": last[:200]}
+        full = "allocate memory" in last or "out of memory" in last.lower()
+        return {"failed": "out of memory" if full else last[:80]}
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -256,7 +257,7 @@ def table(found: Sequence[dict[str, Any]], device: str) -> str:
     header = ["setting", "images/s", "s/sample", "peak memory", "before training", "trained", "within 8 GB"]
     if device == "cuda":
         header.append("reserved")
-    lines = [header, *([_cells(one) for one in found])]
+    lines = [header, *(_cells(one) for one in found)]
     lines = [line + ["-"] * (len(header) - len(line)) for line in lines]
     widths = [max(len(line[n]) for line in lines) for n in range(len(header))]
     lines.insert(1, ["-" * width for width in widths])
@@ -268,7 +269,7 @@ def table(found: Sequence[dict[str, Any]], device: str) -> str:
 
 def _cells(one: dict[str, Any]) -> list[str]:
     if "failed" in one:
-        return [one["name"], f"failed: {one['failed']}"]
+        return [one["name"], "-", "-", one["failed"]]
     peak = one.get("reserved", one["peak"])  # what must be free on a GPU
     return [
         one["name"],

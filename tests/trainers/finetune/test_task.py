@@ -293,12 +293,15 @@ def test_only_held_out_patients(train: Train, studies: Studies):
 
 
 def test_labels_of_no_use_are_left_out_with_the_reason(train: Train, versions: Versions, studies: Studies):
-    good, empty, beside, damaged, gone = patients(5, False)
+    good, empty, beside, damaged, gone, tiny = patients(6, False)
     image, labels = scan()
-    for name in (good, empty, beside, damaged, gone):
+    for name in (good, empty, beside, damaged, gone, tiny):
         studies.image(name, image)
         studies.label(name, labels, {1: "liver"})
     studies.label(empty, 0 * labels)
+    dot = 0 * labels
+    dot[20:22, 20:22] = 1
+    studies.label(tiny, dot)
     far = np.eye(4)
     far[:3, 3] = 9000
     studies.label(beside, labels, affine=far)
@@ -311,7 +314,8 @@ def test_labels_of_no_use_are_left_out_with_the_reason(train: Train, versions: V
     reasons = {one["image"]: one["reason"] for one in about["left_out"]}
     assert reasons[empty] == f"the label of image {empty} is empty."
     assert "outside the image" in reasons[beside] and "deleted" in reasons[gone]
-    assert set(reasons) == {empty, beside, damaged, gone}
+    assert reasons[tiny] == f"no structure of image {tiny} has 9 pixels on a slice."
+    assert set(reasons) == {empty, beside, damaged, gone, tiny}
 
 
 def test_a_wrong_setting_starts_nothing(train: Train, versions: Versions, labelled: LocalDatastore):

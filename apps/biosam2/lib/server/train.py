@@ -12,12 +12,13 @@ from fastapi import APIRouter, Body, Depends
 from monailabel.config import settings
 from monailabel.endpoints import train
 from monailabel.endpoints.user.auth import RBAC
+from monailabel.utils.async_tasks.utils import tasks
 
 from lib.errors import Conflict, NotFound, UserError
 from lib.server.app import ready_app
-from lib.trainers.finetune.progress import PROGRESS, is_training
+from lib.trainers.finetune.progress import is_training
 from lib.trainers.finetune.settings import TrainSettings
-from lib.trainers.retrain.monai_label import Trainings
+from lib.trainers.retrain.monai_label import _is_open
 
 router = APIRouter(prefix="/train")
 admin = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ADMIN))
@@ -91,8 +92,7 @@ def api_stop(_: Any = admin) -> dict[str, Any]:
 
 def _one_is_open() -> bool:
     """Whether a training of this server runs or waits for its process, or another program's runs."""
-    newest = Trainings(_runs() / PROGRESS).newest()
-    return (newest is not None and newest.state == "running") or is_training(_runs())
+    return any(map(_is_open, tasks("train"))) or is_training(_runs())
 
 
 def _runs() -> Path:

@@ -27,6 +27,11 @@ SMALLEST = 9  # pixels of a slice
 ATTEMPTS = 20
 
 
+def can_be_shown(case: CachedCase) -> bool:
+    """Whether a structure of a case is large enough to be looked at on some slice."""
+    return bool((case.scan().areas[0][:, 1:] >= SMALLEST).any())
+
+
 class Samples(Dataset):
     """The samples of one process.
 

@@ -36,7 +36,7 @@ from lib.trainers.finetune.cases import LabelledCase, LeftOut, labelled_cases
 from lib.trainers.finetune.general import general_set
 from lib.trainers.finetune.network import Average, Trainable
 from lib.trainers.finetune.progress import Progress, only_one
-from lib.trainers.finetune.samples import Samples
+from lib.trainers.finetune.samples import SMALLEST, Samples, can_be_shown
 from lib.trainers.finetune.settings import TrainSettings
 from lib.trainers.finetune.slices import CachedCase, cache_case, forget_others
 from lib.trainers.finetune.together import Place
@@ -160,7 +160,10 @@ class FinetuneTask(BasicTrainTask):
         usable = []
         for case in cases:
             try:
-                usable.append((case, cache_case(case, cache)))
+                cached = cache_case(case, cache)
+                if not case.held_out and not can_be_shown(cached):
+                    raise UserError(f"no structure of image {case.image} has {SMALLEST} pixels on a slice.")
+                usable.append((case, cached))
             except UserError as error:
                 left_out.append(LeftOut(case.image, str(error)))
         for one in left_out:
@@ -182,7 +185,8 @@ class FinetuneTask(BasicTrainTask):
     ) -> dict[str, Any]:
         """What must be the same for a training to be gone on with."""
         hashes = sorted(case.sha256 for case, _ in cases)
-        return {"parent": parent.name, "settings": settings.model_dump(), "cases": hashes}
+        about = {"parent": parent.name, "settings": settings.model_dump(), "cases": hashes}
+        return about | {"code": self.code}  # another program may keep other states
 
     def _train(
         self,
