@@ -17,13 +17,13 @@ from lib.trainers.finetune.general import SEED, general_set
 @pytest.fixture(autouse=True)
 def few(monkeypatch) -> None:
     monkeypatch.setattr(general, "GENERATED", 3)
-    monkeypatch.setattr(general, "TISSUE", 1)
+    monkeypatch.setattr(general, "COINS", 2)
     monkeypatch.setattr(general, "VOLUMES", 1)
 
 
 def test_it_is_what_was_generated(tmp_path: Path):
     slices, volumes = general_set(tmp_path / "deep" / "set")
-    assert (len(slices), len(volumes)) == (4, 1)
+    assert (len(slices), len(volumes)) == (5, 1)
     by_name = {pair.name: pair for pair in slices}
     for case in generated(3, seed=SEED):
         study = read_study(by_name[case.name.replace(" ", "_")])
@@ -35,6 +35,19 @@ def test_it_is_what_was_generated(tmp_path: Path):
     assert study.volume.slice_axis == 2
     assert np.array_equal(np.moveaxis(study.volume.voxels, 2, 0), pixels)
     assert np.array_equal(study.truth(study.structures()[0]), truth)
+
+
+def test_coins_are_bright_and_round(tmp_path: Path):
+    slices, _ = general_set(tmp_path / "set")
+    coins = [pair for pair in slices if pair.name.startswith("coin")]
+    assert len(coins) == 2
+    for pair in coins:
+        study = read_study(pair)
+        (structure,) = study.structures()
+        truth, plane = study.truth(structure)[0], study.plane(0)
+        rows, columns = (np.ptp(line) + 1 for line in np.nonzero(truth))
+        assert 0.7 < truth.sum() / (rows * columns) < 0.85  # a circle: pi / 4
+        assert plane[truth].mean() > plane[~truth].mean() + 40
 
 
 def test_it_is_made_once(tmp_path: Path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -52,7 +53,7 @@ def shown(cached, monkeypatch) -> list[dict[str, Any]]:
 
 def learn(trained: Trainable, shown: list[dict[str, Any]], steps: int = 2) -> list[float]:
     """A few steps on all samples; the losses."""
-    optimizer = torch.optim.AdamW(trained.groups())
+    optimizer = trained.optimizer()
     losses = []
     for _ in range(steps):
         optimizer.zero_grad()
@@ -201,8 +202,10 @@ def test_a_loss_disturbs_no_other_random_numbers(make, shown):
 
 
 @pytest.mark.parametrize("chosen", [{}, {"memory": True}, {"lora": True}])
-def test_rates_fall_with_depth_and_all_have_one(make, chosen: dict):
-    trained = make(learning_rate=1e-3, **chosen)
+@pytest.mark.parametrize("architecture", [SMALL, PUBLISHED_LIKE])
+def test_rates_fall_with_depth_and_all_have_one(make, chosen: dict, architecture, monkeypatch):
+    monkeypatch.setattr(finetune, "OWN_LAYER_DECAY", finetune.LAYER_DECAY)
+    trained = make(architecture, learning_rate=1e-3, **chosen)
     groups = trained.groups()
     given = [id(p) for group in groups for p in group["params"]]
     learning = dict(trained.learning())
@@ -223,6 +226,72 @@ def test_rates_fall_with_depth_and_all_have_one(make, chosen: dict):
             assert rate[id(parameter)] < by_block[0]
         is_matrix = parameter.ndim > 1 and "embed" not in name
         assert decay[id(parameter)] == (finetune.WEIGHT_DECAY if is_matrix else 0)
+
+
+def test_rates_of_a_network_that_was_trained_here(make):
+    """The same in all layers."""
+    assert {group["lr"] for group in make(learning_rate=1e-3).groups()} == {1e-3}
+
+
+def test_the_checkpoint_chooses_the_rate(make):
+    for architecture, rate in ((SMALL, finetune.OWN_RATE), (PUBLISHED_LIKE, finetune.PUBLISHED_RATE)):
+        assert max(group["lr"] for group in make(architecture).groups()) == rate
+        assert max(group["lr"] for group in make(architecture, learning_rate=2e-5).groups()) == 2e-5
+
+
+@pytest.mark.parametrize("architecture", [SMALL, PUBLISHED_LIKE])
+@pytest.mark.parametrize("lora", [False, True])
+def test_the_optimiser_has_every_parameter_once(make, architecture, lora: bool):
+    trained = make(architecture, lora=lora)
+    optimizer = trained.optimizer()
+    given = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(given) == sorted(id(p) for _, p in trained.learning())
+
+
+def test_matrices_are_muons(make, shown):
+    trained = make()
+    optimizer = trained.optimizer()
+    muon, adam = optimizer._parts
+    assert isinstance(muon, torch.optim.Muon) and isinstance(adam, torch.optim.AdamW)
+    assert {p.ndim for group in muon.param_groups for p in group["params"]} == {2}
+    assert 2 not in {p.ndim for group in adam.param_groups for p in group["params"]}
+    assert type(make(PUBLISHED_LIKE).optimizer()) is torch.optim.AdamW
+    before = weights(trained)
+    trained(shown[0]).backward()
+    # a schedule changes the rates of both; a rate of 0 is no step, and nothing decays
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    optimizer.step()
+    assert not changed(before, weights(trained))
+    for group in optimizer.param_groups:
+        group["lr"] = 1e-3
+    optimizer.step()
+    after = weights(trained)
+    assert changed(before, after) == {"image_encoder", "sam_mask_decoder"}
+    optimizer.zero_grad()
+    assert all(p.grad is None for _, p in trained.learning())
+    optimizer.step()  # without a gradient, as after one that was not finite, nothing moves
+    assert not changed(after, weights(trained))
+
+
+def test_the_optimiser_is_gone_on_with(make, shown):
+    """And its rates are still those that a schedule changes."""
+    trained, other = make(), make()
+    optimizer, again = trained.optimizer(), other.optimizer()
+    trained(shown[0]).backward()
+    optimizer.step()
+    again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    other.network.load_state_dict(weights(trained))
+    schedule = torch.optim.lr_scheduler.LambdaLR(again, lambda step: 0.5)
+    assert {group["lr"] for part in again._parts for group in part.param_groups} == {0.5e-3}
+    del schedule
+    for group in again.param_groups:
+        group["lr"] = 1e-3
+    for network_, steps in ((trained, optimizer), (other, again)):
+        steps.zero_grad()
+        network_(shown[0]).backward()
+        steps.step()
+    assert not changed(weights(trained), weights(other))
 
 
 def test_the_two_losses(make, shown):

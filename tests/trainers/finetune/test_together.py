@@ -23,7 +23,7 @@ from lib.trainers.finetune.network import Trainable
 from lib.trainers.finetune.together import Place
 from lib.versions.store import Versions
 
-from .conftest import NoRegistry
+from .conftest import NoRegistry, judged
 
 KEPT = Verdict(False, "Not better.", None, None)
 BATCH, STEPS = 4, 3
@@ -67,8 +67,7 @@ def together(
                 return loss
 
             Trainable.forward = forward  # type: ignore[method-assign]
-            made = task.FinetuneTask(versions, NoRegistry(), "cpu")
-            made._verdict = lambda *_: KEPT  # type: ignore[method-assign]
+            made = judged(task.FinetuneTask(versions, NoRegistry(), "cpu"), KEPT)
             if rank == 0:
                 made(dict(request), labelled)
             else:

@@ -26,7 +26,7 @@ from lib.trainers.pretrain import image_loss
 # published networks know images in general. Ours have seen little, and must learn in all of them.
 LAYER_DECAY, OWN_LAYER_DECAY = 0.9, 1.0
 # learning rates where none is chosen: of networks that were trained here, and of published ones (the paper's)
-OWN_RATE, PUBLISHED_RATE = 1e-3, 1e-4
+OWN_RATE, PUBLISHED_RATE = 3e-4, 1e-4
 WEIGHT_DECAY = 0.01
 EMA = 0.99  # of the averaged weights, which are what is kept
 LORA_RANK, LORA_ALPHA = 16, 32

@@ -56,7 +56,7 @@ class TrainSettings(BaseModel):
 
     max_epochs: Annotated[int, Field(ge=1, le=1000)] = 10
     train_batch_size: Annotated[int, Field(ge=1, le=256)] = 4
-    learning_rate: Annotated[float, Field(gt=0, le=0.01, allow_inf_nan=False)] = 3e-4
+    learning_rate: Annotated[float | None, Field(gt=0, le=0.01, allow_inf_nan=False)] = None
     lora: bool = False
     gradient_checkpointing: bool = False
     memory: bool = False

@@ -44,6 +44,11 @@ class CachedCase:
         """The label resampled onto the image's grid, with its own values."""
         return self.folder / ON_THE_GRID
 
+    @property
+    def slices(self) -> int:
+        """How many there are."""
+        return len(np.load(self.folder / LABELS, mmap_mode="r"))
+
     def scan(self) -> Scan:
         """Its slices; read from the disk when they are looked at."""
         pixels, labels = (np.load(self.folder / name, mmap_mode="r") for name in (PIXELS, LABELS))

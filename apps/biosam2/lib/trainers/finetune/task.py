@@ -28,7 +28,6 @@ from torch.utils.data import DataLoader
 
 from lib.errors import UserError
 from lib.evaluation.datasets import Pair
-from lib.imaging.volume import RASTER
 from lib.sam.checkpoints import load_network, save_checkpoint
 from lib.sam.model import choose_device
 from lib.trainers.finetune import blend, gate, progress, state
@@ -86,7 +85,8 @@ class FinetuneTask(BasicTrainTask):
         self.versions, self.registry, self.device, self.image_size = versions, registry, device, image_size
         self.keep, self.code = keep, code
         self.runs = versions.folder / RUNS
-        defaults = TrainSettings().model_dump() | {"image_size": ""}
+        # what is left empty is chosen by the checkpoint; clients show no None
+        defaults = {k: "" if v is None else v for k, v in TrainSettings().model_dump().items()}
         super().__init__(
             str(self.runs),
             "BioSAM-2: fine-tunes image encoder and mask decoder on the submitted labels",
@@ -463,7 +463,10 @@ class FinetuneTask(BasicTrainTask):
             if not general.forgot:
                 break
         pairs = [_pair(case, cached) for case, cached in _in_turn(held_out)[: gate.MOST_CASES]]
-        stacks = [pair for pair in pairs if pair.image.suffix.lower() not in RASTER][: gate.MOST_VOLUMES]
+        stacks = [
+            pair for pair, (_, cached) in zip(pairs, _in_turn(held_out), strict=False) if cached.slices > 1
+        ]
+        stacks = stacks[: gate.MOST_VOLUMES]
         rows = gate.measure(pairs, stacks, served, out, prepared / HOLD_OUT, self.device, self.image_size)
         return share, gate.decide(gate.compare(*rows, patients), general)
 
@@ -531,7 +534,7 @@ def _rate(step: int, total: int) -> float:
 
 
 def _loss(output: dict[str, Any]) -> float:
-    return float(output["loss"])
+    return float(output["loss"].detach())
 
 
 def _to_device(
