@@ -136,7 +136,7 @@ def test_worse_elsewhere_is_kept():
 def test_a_hold_out_too_small_to_decide():
     verdict = too_small(2)
     assert not verdict.publish and verdict.site is None and as_json(verdict) == {}
-    assert verdict.reason.startswith("The hold-out is too small to decide: it has 2 of at least 3 patients.")
+    assert verdict.reason.startswith("The hold-out is too small to decide: it has 2 of at least 5 patients.")
 
 
 def test_figures_as_the_version_keeps_them():

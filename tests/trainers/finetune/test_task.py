@@ -228,7 +228,7 @@ def test_a_hold_out_too_small_to_decide(train: Train, versions: Versions, labell
     answer = train()(dict(QUICK), labelled)
     assert answer["state"] == "kept" and versions.served_number() == 0
     assert answer["reason"].startswith(
-        "The hold-out is too small to decide: it has 1 of at least 3 patients."
+        "The hold-out is too small to decide: it has 1 of at least 5 patients."
     )
     assert versions.get(1).about["gate"] == {}
 

@@ -153,7 +153,8 @@ def noted_structures(info: dict[str, Any]) -> dict[int, str]:
     listed = info.get("label_info")
     if isinstance(listed, list):
         entries = [e for e in listed if isinstance(e, dict) and "name" in e]
-        return {int(e.get("idx", number)): str(e["name"]) for number, e in enumerate(entries, 1)}
+        numbered = {str(e.get("idx", number)): str(e["name"]) for number, e in enumerate(entries, 1)}
+        return {int(value): name for value, name in numbered.items() if value.isdecimal()}
     inferred = info.get("label_names") or (info.get("params") or {}).get("label_names")
     return _values(inferred) if isinstance(inferred, dict) else {}
 

@@ -18,7 +18,7 @@ from lib.errors import Conflict, NotFound, UserError
 from lib.server.app import ready_app
 from lib.trainers.finetune.progress import is_training
 from lib.trainers.finetune.settings import TrainSettings
-from lib.trainers.retrain.monai_label import _is_open
+from lib.trainers.retrain.monai_label import is_open
 
 router = APIRouter(prefix="/train")
 admin = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ADMIN))
@@ -92,7 +92,7 @@ def api_stop(_: Any = admin) -> dict[str, Any]:
 
 def _one_is_open() -> bool:
     """Whether a training of this server runs or waits for its process, or another program's runs."""
-    return any(map(_is_open, tasks("train"))) or is_training(_runs())
+    return any(map(is_open, tasks("train"))) or is_training(_runs())
 
 
 def _runs() -> Path:

@@ -186,7 +186,8 @@ class FinetuneTask(BasicTrainTask):
         """What must be the same for a training to be gone on with."""
         hashes = sorted(case.sha256 for case, _ in cases)
         about = {"parent": parent.name, "settings": settings.model_dump(), "cases": hashes}
-        return about | {"code": self.code}  # another program may keep other states
+        # another program may keep other states, and other processes count their steps in another way
+        return about | {"code": self.code, "processes": self.place.world if self.place else 1}
 
     def _train(
         self,

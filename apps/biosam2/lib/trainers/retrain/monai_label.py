@@ -100,10 +100,10 @@ class Trainings:
         """The training that waits or runs, or the one that has ended last."""
         told = self._told()
         asked = list(tasks("train"))
-        known = next((task for task in asked if _is_open(task)), asked[-1] if asked else None)
+        known = next((task for task in asked if is_open(task)), asked[-1] if asked else None)
         if known is None:
             return None if told is None else _of_progress(told)
-        if _is_open(known):
+        if is_open(known):
             return Training(known["id"], "running", _started(known))
         # one that was not started by this server
         if told and (
@@ -122,7 +122,7 @@ class Trainings:
             return None
 
 
-def _is_open(task: dict[str, Any]) -> bool:
+def is_open(task: dict[str, Any]) -> bool:
     """Whether it waits for its process, or that runs."""
     if task["status"] == "SUBMITTED" and not processes("train"):
         return time.time() - _started(task).timestamp() < START_WITHIN
