@@ -222,6 +222,7 @@ def few(monkeypatch) -> None:
     """A general set of few."""
     for name, count in {"GENERATED": 2, "COINS": 0, "VOLUMES": 1}.items():
         monkeypatch.setattr(general, name, count)
+    monkeypatch.setattr(gate, "FEWEST_PATIENTS", 3)
 
 
 def test_a_hold_out_too_small_to_decide(train: Train, versions: Versions, labelled: LocalDatastore):
