@@ -18,7 +18,7 @@ from lib.sam.model import Model
 from lib.sam.segment import segment
 from lib.trainers.finetune import network as finetune
 from lib.trainers.finetune import samples
-from lib.trainers.finetune.network import Average, Trainable
+from lib.trainers.finetune.network import OWN_RATE, Average, Trainable
 from lib.trainers.finetune.samples import Samples
 from lib.trainers.finetune.settings import TrainSettings
 
@@ -283,10 +283,10 @@ def test_the_optimiser_is_gone_on_with(make, shown):
     again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     other.network.load_state_dict(weights(trained))
     schedule = torch.optim.lr_scheduler.LambdaLR(again, lambda step: 0.5)
-    assert {group["lr"] for part in again._parts for group in part.param_groups} == {0.5e-3}
+    assert {group["lr"] for part in again._parts for group in part.param_groups} == {0.5 * OWN_RATE}
     del schedule
     for group in again.param_groups:
-        group["lr"] = 1e-3
+        group["lr"] = OWN_RATE
     for network_, steps in ((trained, optimizer), (other, again)):
         steps.zero_grad()
         network_(shown[0]).backward()

@@ -68,8 +68,21 @@ class Trainable(nn.Module):
                 parameter.requires_grad_(_is_in(name, learning))
         self.network = network
         if settings.gradient_checkpointing:
-            for block in network.image_encoder.trunk.blocks:
-                block.forward = _recomputed(block.forward)
+            for part in (
+                *network.image_encoder.trunk.blocks,
+                *network.memory_attention.layers,
+                network.memory_encoder,
+            ):
+                part.forward = _recomputed(part.forward)
+            decoder = network.sam_mask_decoder
+            decoder.predict_masks = _recomputed(decoder.predict_masks)
+
+    def train(self, mode: bool = True) -> Trainable:
+        """As any module; a frozen memory has no dropout, with which it takes gigabytes at 1024."""
+        super().train(mode)
+        if not self.settings.memory:
+            self.network.memory_attention.eval()
+        return self
 
     def forward(self, sample: dict[str, Any]) -> torch.Tensor:
         """The loss of a slice or a clip with its prompts: scalar.
@@ -156,7 +169,7 @@ def _layers_above(name: str, depth: int) -> int:
 
 
 def _recomputed(forward):
-    def run(*given):
-        return checkpoint(forward, *given, use_reentrant=False)
+    def run(*given, **named):
+        return checkpoint(forward, *given, use_reentrant=False, **named)
 
     return run

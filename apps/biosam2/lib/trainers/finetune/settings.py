@@ -39,7 +39,7 @@ class TrainSettings(BaseModel):
     lora
         Train low-rank additions to the linear layers only: less memory, for small GPUs.
     gradient_checkpointing
-        Compute the encoder's blocks twice rather than keep what they computed: less memory, a third slower.
+        Compute the network's parts twice rather than keep what they computed: less memory, a third slower.
     memory
         Also train SAM 2's memory attention and memory encoder.
     loss
