@@ -130,7 +130,7 @@ def test_when_all_is_learnt_already_nobody_waits(together, versions: Versions, m
     with monkeypatch.context() as patch:
         patch.setattr(task.FinetuneTask, "_judge", lambda *_: os._exit(0))
         with pytest.raises(FileNotFoundError):
-            together(versions, 1)  # it ends before it has judged, and without a note
+            together(versions, 2)  # the first ends before it has judged, and without a note
     assert (versions.folder / "runs" / "current" / task.CANDIDATE).is_file()
     assert together(versions, 2) == [[], []]
     assert len(versions.all()) == 1
