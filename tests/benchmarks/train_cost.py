@@ -172,7 +172,7 @@ def _step(architecture, size: int, way: Way, device: torch.device) -> tuple[Step
 def _ours(
     trained: finetune.Trainable, images: torch.Tensor, masks: torch.Tensor
 ) -> tuple[Step, list[torch.nn.Parameter]]:
-    """A step as `lib.trainers.finetune.task` makes it, with a batch of one sample."""
+    """A step as `lib.trainers.finetune.training` makes it, with a batch of one sample."""
     learning = [p for _, p in trained.learning()]
     optimizer = torch.optim.AdamW(trained.groups(), betas=(0.9, 0.999))
     average = finetune.Average(trained)

@@ -18,7 +18,7 @@ from lib.evaluation.datasets import Pair
 from lib.evaluation.study import fingerprint
 from lib.sam import network
 from lib.sam.checkpoints import save_checkpoint
-from lib.trainers.finetune import cases, gate, samples, slices, task
+from lib.trainers.finetune import cases, gate, samples, slices, task, training
 from lib.versions.registry import RegistryError
 from lib.versions.store import Versions
 
@@ -178,7 +178,7 @@ def versions(tmp_path: Path, base: Path) -> Versions:
 
 def make_small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few samples, and none that take long to make."""
-    monkeypatch.setattr(task, "SAMPLES_AN_EPOCH", 6)
+    monkeypatch.setattr(training, "SAMPLES_AN_EPOCH", 6)
     monkeypatch.setattr(samples, "REHEARSED", 0.0)
 
 
@@ -191,7 +191,7 @@ def judged(made: task.FinetuneTask, verdict: gate.Verdict) -> task.FinetuneTask:
     """Have a task give a verdict without measuring anything."""
 
     def choose(served: Path, held_out: Any, prepared: Path) -> tuple[float, gate.Verdict]:
-        shutil.copyfile(made.runs / task.CURRENT / task.CANDIDATE, prepared / task.CANDIDATE)
+        shutil.copyfile(made.runs / training.CURRENT / training.CANDIDATE, prepared / training.CANDIDATE)
         return 1.0, verdict
 
     made._choose = choose  # type: ignore[method-assign]

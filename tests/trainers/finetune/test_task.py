@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 
 from lib.errors import Conflict, UserError
 from lib.sam.checkpoints import load_network
-from lib.trainers.finetune import blend, gate, general, network, progress, samples, state, task
+from lib.trainers.finetune import blend, gate, general, network, progress, samples, state, task, training
 from lib.trainers.finetune.gate import Comparison, Verdict
 from lib.trainers.finetune.progress import is_training, only_one, read_progress
 from lib.versions.registry import Registry
@@ -151,8 +151,8 @@ def test_the_next_one_begins_where_the_served_one_is(
     train: Train, versions: Versions, labelled: LocalDatastore, monkeypatch
 ):
     loaded = []
-    real = task.load_network
-    monkeypatch.setattr(task, "load_network", lambda path, size: loaded.append(path) or real(path, size))
+    real = training.load_network
+    monkeypatch.setattr(training, "load_network", lambda path, size: loaded.append(path) or real(path, size))
     for verdict in (BETTER, NOT_BETTER, BETTER):
         train(verdict)(dict(QUICK), labelled)
     assert [version.parent for version in versions.all()] == [0, 1, 1]
@@ -205,10 +205,10 @@ def test_curves_and_versions_are_in_mlflow(
 
 @pytest.mark.parametrize("total", [1, 2, 12, 400])
 def test_the_rate_rises_and_falls(total: int):
-    rates = [task._rate(step, total) for step in range(total)]
+    rates = [training._rate(step, total) for step in range(total)]
     assert all(0 < rate <= 1 for rate in rates)
     top = int(np.argmax(rates))
-    assert top <= max(2, task.WARM_UP * total)
+    assert top <= max(2, training.WARM_UP * total)
     assert all(np.diff(rates[: top + 1]) > 0) and all(np.diff(rates[top:]) < 0)
     if total > 10:
         assert max(rates) > 0.9 and rates[-1] < 0.1
@@ -408,7 +408,7 @@ def spoil(monkeypatch, which: Callable[[int], bool]) -> None:
 def test_a_loss_that_is_never_a_number(
     train: Train, versions: Versions, labelled: LocalDatastore, monkeypatch, most: int
 ):
-    monkeypatch.setattr(task, "MOST_SKIPPED", most)
+    monkeypatch.setattr(training, "MOST_SKIPPED", most)
     spoil(monkeypatch, lambda turn: True)
     with pytest.raises(
         UserError, match="The loss was not a finite number in 3 steps in a row: nothing was pub"
@@ -506,7 +506,7 @@ def test_a_disk_that_was_full_when_all_was_learnt(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
-        patch.setattr(task, "save_checkpoint", full)
+        patch.setattr(training, "save_checkpoint", full)
         made(dict(THREE), labelled)
     assert says(versions)["message"] == "The training could not go on: No space left on device."
     made(dict(THREE), labelled)
@@ -611,7 +611,7 @@ def test_killed_before_it_is_a_version(
     def again(*_: Any) -> None:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(task.BasicTrainTask, "train", again)
+    monkeypatch.setattr(training.BasicTrainTask, "train", again)
     made(dict(QUICK), labelled)
     assert not list(versions.folder.glob(".new-*")) and versions.served_number() == 1
     assert [version.about["run"] for version in versions.all()] == [run]

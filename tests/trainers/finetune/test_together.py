@@ -17,7 +17,7 @@ from monailabel.datastore.local import LocalDatastore
 from programs import free_port
 from safetensors.torch import load_file
 
-from lib.trainers.finetune import task
+from lib.trainers.finetune import task, training
 from lib.trainers.finetune.gate import Verdict
 from lib.trainers.finetune.network import Trainable
 from lib.trainers.finetune.together import Place
@@ -49,7 +49,7 @@ def together(
     labelled: LocalDatastore, tmp_path: Path, small: None, monkeypatch
 ) -> Callable[..., list[list[float]]]:
     """Trains in so many processes; the losses of the samples of each, in their order."""
-    monkeypatch.setattr(task, "SAMPLES_AN_EPOCH", BATCH * STEPS)
+    monkeypatch.setattr(training, "SAMPLES_AN_EPOCH", BATCH * STEPS)
 
     def train(versions: Versions, world: int, request: dict[str, Any] = REQUEST) -> list[list[float]]:
         notes = [tmp_path / f"{versions.folder.parent.name}-{rank}.json" for rank in range(world)]
@@ -131,7 +131,7 @@ def test_when_all_is_learnt_already_nobody_waits(together, versions: Versions, m
         patch.setattr(task.FinetuneTask, "_judge", lambda *_: os._exit(0))
         with pytest.raises(FileNotFoundError):
             together(versions, 2)  # the first ends before it has judged, and without a note
-    assert (versions.folder / "runs" / "current" / task.CANDIDATE).is_file()
+    assert (versions.folder / "runs" / "current" / training.CANDIDATE).is_file()
     assert together(versions, 2) == [[], []]
     assert len(versions.all()) == 1
 
