@@ -106,7 +106,7 @@ class BioSAM2App(MONAILabelApp):
     def on_init_complete(self) -> None:
         """The server runs; a training's own process never comes here."""
         super().on_init_complete()
-        trainings = Trainings(self.versions.folder / "runs" / "progress.json")
+        trainings = Trainings(self.versions.folder / "runs")
         self.retraining = Retraining(
             Plan.parse(self.biosam2.retrain or OFF),
             self.versions.folder / "retraining.json",

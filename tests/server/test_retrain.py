@@ -21,6 +21,7 @@ from monailabel.datastore.local import LocalDatastore
 from monailabel.utils.async_tasks import utils as async_tasks
 
 from lib.datastores.dicomweb import PacsDatastore
+from lib.trainers.finetune.progress import PROGRESS, only_one
 from lib.trainers.retrain.monai_label import FINAL, FinalLabels, Trainings
 from lib.trainers.retrain.plan import Plan
 from lib.trainers.retrain.retraining import TRAINING, Retraining
@@ -75,14 +76,14 @@ def child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, until) -> Iterator[Ch
 
 @pytest.fixture
 def trainings(address: str, child: Child, tmp_path: Path) -> Trainings:
-    return Trainings(tmp_path / "progress.json")
+    return Trainings(tmp_path)
 
 
 def tell(trainings: Trainings, **told: object) -> None:
     """What a training writes into its file."""
-    written = {"run": "20261122_030000", "state": "running", "pid": os.getpid(), **told}
+    written = {"run": "20261122_030000", "state": "running", **told}
     written.setdefault("started", datetime.now().astimezone().isoformat())
-    trainings._progress.write_text(json.dumps(written))
+    (trainings._runs / PROGRESS).write_text(json.dumps(written))
 
 
 # Trainings
@@ -132,14 +133,13 @@ def test_without_such_words_the_last_line_of_its_log_must_do(trainings, child, u
 
 
 def test_one_that_an_earlier_server_has_left_running_is_waited_for(trainings, child):
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as left:
-        tell(trainings, pid=left.pid, state="evaluating")
+    """Or one that another machine runs on the same folder."""
+    with only_one(trainings._runs):
+        tell(trainings, state="evaluating")
         assert (trainings.newest().id, trainings.newest().state) == ("20261122_030000", "running")
         assert trainings.start() is None
-        left.kill()
-        left.wait()
     ended = trainings.newest()
-    assert (ended.state, ended.message) == ("failed", "it was stopped")
+    assert (ended.state, ended.message) == ("cancelled", "It was stopped before its end.")
     assert child.commands == []
 
 
@@ -156,15 +156,9 @@ def test_one_that_was_run_without_the_server_is_newer_than_its_own(trainings, ch
     assert trainings.newest().id == id
 
 
-def test_a_process_that_has_got_the_number_since_is_another(trainings):
-    long_ago = datetime.now().astimezone() - timedelta(days=30)
-    tell(trainings, started=long_ago.isoformat())
-    assert trainings.newest().state == "failed"
-
-
 @pytest.mark.parametrize("content", ["", "[]", "{}", "{", '{"started": 3}', '{"started": "never"}'])
 def test_a_damaged_progress_file_tells_nothing(trainings, content):
-    trainings._progress.write_text(content)
+    (trainings._runs / PROGRESS).write_text(content)
     assert trainings.newest() is None
 
 

@@ -241,6 +241,7 @@ class FinetuneTask(Training):
         rows = gate.measure(pairs, stacks, served, out, prepared / HOLD_OUT, self.device, self.image_size)
         return share, gate.decide(gate.compare(*rows, patients), general)
 
+
 def _in_turn(cases: list[tuple[LabelledCase, CachedCase]]) -> list[tuple[LabelledCase, CachedCase]]:
     """The first case of each patient, then the second ones: however few are taken, all patients are there."""
     seen: Counter[str] = Counter()

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-import psutil
 from monailabel.datastore.local import LocalDatastore
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.utils.async_tasks.task import AsyncTask
 from monailabel.utils.async_tasks.utils import processes, tasks
 
 from lib.datastores.dicomweb import PacsDatastore
+from lib.trainers.finetune.progress import CANCELLED, DONE, EVALUATING, RUNNING, read_progress
 from lib.trainers.retrain.retraining import SECOND, Training
 
 FINAL = DefaultLabelTag.FINAL.value
 START_WITHIN = 60.0  # s after which a task that no process was made for never will have one
 LONGEST = 300  # characters of a message
+
+GOING_ON = (RUNNING, EVALUATING)
 
 End = Literal["done", "failed", "cancelled"]
 ENDS: dict[str, End] = {"DONE": "done", "ERROR": "failed", "STOPPED": "cancelled"}
@@ -79,14 +80,14 @@ class Trainings:
 
     Parameters
     ----------
-    progress : Path
-        The file in which a training says how far it is.
+    runs : Path
+        The folder in which a training says how far it is.
     model : str
         The train task.
     """
 
-    def __init__(self, progress: Path, model: str = "biosam2") -> None:
-        self._progress, self._model = progress, model
+    def __init__(self, runs: Path, model: str = "biosam2") -> None:
+        self._runs, self._model = runs, model
 
     def start(self) -> str | None:
         """Ask for a training as `POST /train/biosam2` does; its id, or None if one waits or runs."""
@@ -106,19 +107,21 @@ class Trainings:
         if is_open(known):
             return Training(known["id"], "running", _started(known))
         # one that was not started by this server
-        if told and (
-            _lives(told) or told["started"] > _time(known.get("end_ts", known["start_ts"])) + SECOND
-        ):
+        ended = _time(known.get("end_ts", known["start_ts"]))
+        if told and (told["state"] in GOING_ON or told["started"] > ended + SECOND):
             return _of_progress(told)
         return _ended(known, told)
 
     def _told(self) -> dict[str, Any] | None:
-        """What the training's file says, with its start as a time; None if there is none to be used."""
+        """What the last training has said, with its start as a time; None if there is none to be used."""
+        told = read_progress(self._runs)
         try:
-            told = json.loads(self._progress.read_bytes())
-            told["started"] = datetime.fromisoformat(told["started"]).astimezone()
-            return told
-        except (OSError, ValueError, KeyError, TypeError):
+            return (
+                None
+                if told is None
+                else {**told, "state": told["state"], "started": _moment(told["started"])}
+            )
+        except (ValueError, KeyError, TypeError):
             return None
 
 
@@ -131,6 +134,10 @@ def is_open(task: dict[str, Any]) -> bool:
 
 def _started(task: dict[str, Any]) -> datetime:
     return _time(task["start_ts"])
+
+
+def _moment(text: str) -> datetime:
+    return datetime.fromisoformat(text).astimezone()
 
 
 def _time(text: str) -> datetime:
@@ -151,22 +158,8 @@ def _ended(task: dict[str, Any], told: dict[str, Any] | None) -> Training:
 
 def _of_progress(told: dict[str, Any]) -> Training:
     id, message = str(told.get("run", "")), str(told.get("message") or "")[:LONGEST]
-    if _lives(told):
+    if told["state"] in GOING_ON:
         return Training(id, "running", told["started"], message)
-    state = told.get("state")
-    if state in ("done", "cancelled"):
-        return Training(id, state, told["started"], message)
-    return Training(id, "failed", told["started"], message if state == "failed" else "it was stopped")
-
-
-def _lives(told: dict[str, Any]) -> bool:
-    """Whether the process that has written it still works on it."""
-    if told.get("state") not in ("running", "evaluating"):
-        return False
-    try:
-        process = psutil.Process(int(told["pid"]))
-        # another process may have got the number since
-        began_before = process.create_time() <= told["started"].timestamp() + 1
-        return began_before and process.status() != psutil.STATUS_ZOMBIE
-    except (psutil.Error, KeyError, ValueError, TypeError):
-        return False
+    if told["state"] in (DONE, CANCELLED):
+        return Training(id, told["state"], told["started"], message)
+    return Training(id, "failed", told["started"], message)
