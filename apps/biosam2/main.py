@@ -14,8 +14,11 @@ from monailabel.config import settings as server_settings
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.infer_v2 import InferTask
+from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 
+from lib.activelearning.claims import file_name
+from lib.activelearning.next_case import DEFAULT, NextCase
 from lib.datastores.connect import connect
 from lib.datastores.dicomweb import PacsDatastore
 from lib.errors import NotFound, UserError
@@ -58,6 +61,8 @@ class BioSAM2App(MONAILabelApp):
             # the server shows whatever trace a failed start leaves: leave the sentence alone
             sys.tracebacklimit = 0
             raise UserError(str(error)) from None
+        claims = self.versions.folder.parent / file_name(studies)
+        self.next_case = NextCase(self.datastore, claims, chosen.claim_minutes)
         logger.info("serving %s on %s", self.slot.get().checkpoint, self.slot.device)
         super().__init__(
             app_dir=app_dir,
@@ -103,6 +108,9 @@ class BioSAM2App(MONAILabelApp):
         )
         return {"biosam2": task}
 
+    def init_strategies(self) -> dict[str, Strategy]:
+        return self.next_case.strategies()
+
     def on_init_complete(self) -> None:
         """The server runs; a training's own process never comes here."""
         super().on_init_complete()
@@ -117,14 +125,17 @@ class BioSAM2App(MONAILabelApp):
             self.biosam2.retrain_when,
         )
         install(monailabel.app.app)
+        self.next_case.pool.begin()
         self.retraining.start()
 
     def info(self) -> dict[str, Any]:
-        """MONAI Label's own, with the plan for retraining and how far it is."""
-        return {**super().info(), "retrain": self.retraining.status() if self.retraining else None}
+        """MONAI Label's own, with the plan for retraining and how far it is, and who has cases."""
+        retrain = self.retraining.status() if self.retraining else None
+        return {**super().info(), "retrain": retrain, "next_case": self.next_case.status()}
 
     def on_save_label(self, image_id: str, label_id: str) -> Any:
         answer = super().on_save_label(image_id, label_id)
+        self.next_case.label_saved(image_id, self.datastore())
         if self.retraining:
             self.retraining.labels_changed()
         return answer
@@ -153,20 +164,24 @@ class BioSAM2App(MONAILabelApp):
             raise NotFound(f'model "{str(model)[:80]}" is not one of {", ".join(self._infers)}.')
         if not isinstance(image, str) or not self.is_known(image, datastore or self.datastore()):
             raise NotFound(f'image "{str(image)[:80]}" is not in the datastore.')
+        self.next_case.claims.prolong(image)
         return super().infer(request, datastore)
 
     def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
-        """MONAI Label's own, after checking that the strategy exists.
+        """The next case and who has it, by the default strategy if none is named.
 
         Raises
         ------
         NotFound
             If there is no such strategy.
+        UserError
+            As `NextCase.answer` does.
         """
-        strategy = request.get("strategy") or "random"
-        if strategy not in self._strategies:
-            raise NotFound(f'strategy "{str(strategy)[:80]}" is not one of {", ".join(self._strategies)}.')
-        return super().next_sample(request)
+        name = request.get("strategy") or DEFAULT
+        strategy = self._strategies.get(name) if isinstance(name, str) else None
+        if strategy is None:
+            raise NotFound(f'strategy "{str(name)[:80]}" is not one of {", ".join(self._strategies)}.')
+        return self.next_case.answer(strategy, request, self.datastore())
 
     def is_known(self, image: str, datastore: Any) -> bool:
         """Whether this is an image of the datastore, by id, or a file that the server has stored, by path."""

@@ -46,6 +46,7 @@ _MEANT = {
     "retrain_when": "idle or always",
     "mlflow": "the address of a tracking server such as http://mlflow:5000, or of a database",
     "keep_versions": "a whole number from 2 to 1000",
+    "claim_minutes": "a whole number from 1 to 1440",
 }
 
 
@@ -118,6 +119,8 @@ class Settings(BaseModel):
         Tracking address of the registry that versions are entered into; None is a file of our own.
     keep_versions
         How many versions stay on the disk.
+    claim_minutes
+        For how long a case that was given out is kept for one annotator, counted from the last work on it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -134,6 +137,7 @@ class Settings(BaseModel):
     retrain_when: Annotated[Literal["idle", "always"], Text] = "idle"
     mlflow: Annotated[str | None, Text, Field(pattern=MLFLOW)] = None
     keep_versions: Annotated[int, Text, Field(ge=2, le=1000)] = 10
+    claim_minutes: Annotated[int, Text, Field(ge=1, le=1440)] = 30
 
     @classmethod
     def from_conf(cls, conf: Mapping[str, str]) -> Settings:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import FastAPI
 from monailabel.config import settings
 
-from lib.server import errors, infer, ohif, paths, progress, status, threads, train, versions
+from lib.server import activelearning, errors, infer, ohif, paths, progress, status, threads, train, versions
 from lib.server.queue import LONG_AT_ONCE, WorkQueue
 
 
@@ -17,6 +17,7 @@ def install(app: FastAPI) -> None:
         *infer.router.routes,
         *progress.router.routes,
         *ohif.router.routes,
+        *activelearning.router.routes,
         *train.router.routes,
         *versions.router.routes,
         *status.router.routes,
