@@ -30,6 +30,7 @@ def test_without_any_conf_the_embedded_checkpoint_serves_all_tasks():
     assert settings.retrain_when == "idle"
     assert settings.mlflow is None
     assert settings.keep_versions == 10
+    assert settings.claim_minutes == 30
 
 
 def test_values_arrive_as_text():
@@ -46,6 +47,7 @@ def test_values_arrive_as_text():
         "retrain_when": "always",
         "mlflow": "http://mlflow:5000",
         "keep_versions": "2",
+        "claim_minutes": "5",
     }
     assert Settings.from_conf(conf) == Settings(
         checkpoint="sam2.1_hiera_tiny",
@@ -60,6 +62,7 @@ def test_values_arrive_as_text():
         retrain_when="always",
         mlflow="http://mlflow:5000",
         keep_versions=2,
+        claim_minutes=5,
     )
 
 

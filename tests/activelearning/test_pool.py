@@ -11,7 +11,6 @@ import pytest
 from activelearning.conftest import IMAGES, score_of
 from monailabel.datastore.local import LocalDatastore
 
-from lib.activelearning import pool as pools
 from lib.activelearning.pool import Pool
 from lib.errors import Unavailable
 
@@ -70,24 +69,35 @@ def test_what_happens_otherwise_is_found_by_comparing(pool, datastore, label, tm
     assert labelled(pool) == set()
 
 
-def test_a_label_that_was_saved_while_the_lists_were_made_stays(pool, datastore, monkeypatch):
+def test_a_label_that_was_saved_while_the_lists_were_made_stays(pool, datastore, label, monkeypatch):
     """And one that an archive does not list yet."""
     listed = datastore.get_labeled_images
 
     def slow(*_):
         before = listed()
+        label("image5")
         pool.labelled("image5")
-        return before
+        return [image for image in before if image != "image5"]
 
     monkeypatch.setattr(datastore, "get_labeled_images", slow)
     pool.sync()
     assert labelled(pool) == {"image5"}
-    monkeypatch.setattr(datastore, "get_labeled_images", listed)
     pool.sync()
     assert labelled(pool) == {"image5"}
-    monkeypatch.setattr(pools, "SETTLE", -1)
+    pool._saved.clear()
+    pool.cases.label("image5")
+    datastore.get_labeled_images = lambda *_: []
     pool.sync()
     assert labelled(pool) == set(), "what is not listed for long is not there"
+
+
+def test_a_label_that_was_saved_and_removed_again_is_no_label(pool, datastore, label):
+    pool.sync()
+    label("image5")
+    pool.labelled("image5")
+    datastore.remove_label("image5", "final")
+    pool.sync()
+    assert labelled(pool) == set()
 
 
 def test_embeddings_of_another_model_replace_all_and_the_kept_ones_are_read_again(pool, keep_scores):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,8 @@ import slicer
 import slicer.util
 from clients.slicer.desktop import Desktop, Widget, load_plugin
 from clients.slicer.volumes import Volume
+
+LISTED_SECONDS = 30  # far more than it takes until the server knows that a label was removed
 
 
 class Person:
@@ -56,20 +57,21 @@ class Person:
         With `elsewhere`, the server's files are not on this machine.
         """
         self._image = sitk.ReadImage(str(volume.path))
-        self.make_due(volume.name)
+        end = time.monotonic() + LISTED_SECONDS
+        while not self.make_due(volume.name):
+            assert time.monotonic() < end, f"{volume.name} is labelled"
         if elsewhere:
             ask = self.plugin.logic.next_sample
             self.plugin.logic.next_sample = lambda *args: {**ask(*args), "path": "/not/on/this/machine"}
         self.plugin.ui.strategyBox.choose("random")
         self.plugin.onNextSampleButton()
 
-    def make_due(self, image: str) -> None:
-        """Give an image all the weight in MONAI Label's random choice: all others were given out just now."""
-        for name in self.plugin.logic.datastore()["objects"]:
-            given_out = 0 if name == image else int(time.time()) - 60  # not all may weigh nothing
-            info = json.dumps({"strategy": {"random": {"ts": given_out}}})
-            url = f"{self._url}/datastore/image/info"
-            requests.put(url, params={"image": name}, data={"info": info}, timeout=60).raise_for_status()
+    def make_due(self, image: str) -> bool:
+        """Have others take every case and give this one back; whether there was anything to give back."""
+        url = f"{self._url}/activelearning"
+        for _ in self.plugin.logic.datastore()["objects"]:
+            requests.post(f"{url}/random", json={}, timeout=60).raise_for_status()
+        return requests.delete(f"{url}/claims/{image}", timeout=60).ok
 
     def choose(self, model: str, label: str) -> None:
         """Choose model and structure under SmartEdit; a structure that is not there is added."""

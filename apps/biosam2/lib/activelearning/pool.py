@@ -21,7 +21,7 @@ SYNC_SECONDS = 3.0  # images and labels also come in by other ways than through 
 SHARE = 20.0  # a list that takes long to get is asked for less often: one part in so many of the time
 AT_MOST = 60.0  # s
 PATIENCE = 0.02  # s that a request waits for lists that are due; a small datastore has them by then
-SETTLE = 10.0  # s for which a label that was saved need not be listed yet
+SETTLE = 10.0  # s for which a label that was saved here, and is here, need not be listed yet
 CHUNK = 500  # images whose info is read before others may look at the index
 
 
@@ -164,8 +164,9 @@ class Pool:
             known = cases.names(cases.labelled)
             for image in (final & listed) - known:
                 cases.label(image)
-            for image in known - final - self._saved.keys():
-                cases.label(image, False)
+            for image in known - final:
+                if image not in self._saved or not self._datastore().get_label_info(image, FINAL):
+                    cases.label(image, False)
 
     def _read(self) -> None:
         """The scores of images that are new here, as the datastore has kept them."""
