@@ -63,7 +63,7 @@ def clip_loss(
         )
         high = [level[:, t] for level in levels[:-1]]
         if t == 0 and torch.rand(()) < 0.35:
-            outputs["cond_frame_outputs"][0] = _remember_mask(network, features, sizes, high, truth)
+            outputs["cond_frame_outputs"][0] = remember_mask(network, features, sizes, high, truth)
             before = as_logits(target) if beside else None
             continue
         fused = network._prepare_memory_conditioned_features(
@@ -124,7 +124,7 @@ def _prompt(
     return click, torch.full((count, 1), simulate.POSITIVE, dtype=torch.int32, device=truth.device), True
 
 
-def _remember_mask(network, features, sizes, high, truth: torch.Tensor) -> dict:
+def remember_mask(network, features, sizes, high, truth: torch.Tensor) -> dict:
     """Memory and object pointer of a slice whose mask was given (`SAM2VideoPredictor.add_new_mask`)."""
     low = features[-1].permute(1, 2, 0).reshape(len(truth), -1, *sizes[-1])
     answer = network._use_mask_as_output(low, high, truth[:, None].float())

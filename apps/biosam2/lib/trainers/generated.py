@@ -128,6 +128,70 @@ def generate_clip(
     return images, masks
 
 
+TURN, SCALE, SHIFT = 10.0, 0.1, 0.05  # between patients: degrees, deviation of the size, of the image's side
+BEND = 0.025  # deviation by which points move, of the image's side
+MISSING = 0.3  # share of the patients that are without a structure: most slices of a volume are
+
+
+def generate_patients(
+    rng: np.random.Generator, count: int, size: int = SCENE_SIZE
+) -> tuple[list[np.ndarray], list[list[np.ndarray]]]:
+    """The same anatomy in several patients: bent, turned, scaled and shifted, each as its scanner shows it.
+
+    Returns
+    -------
+    images : list of ndarray uint8 (size, size, 3), one a patient
+    masks : list, one a structure, of lists of ndarray of bool (size, size), one a patient; empty where absent
+    """
+    labels = np.zeros((size, size), np.int16)
+    parted = rng.random() < 0.3
+    if parted:
+        labels[:] = _partition(rng, size, int(rng.integers(2, 5)), int(rng.integers(2, 5)))
+    next_label, offered = int(labels.max()) + 1, []
+    for _ in range(int(rng.integers(3, 9))):
+        added, next_label = _structure(rng, labels, next_label, rng.random() < 0.3)
+        offered += [(first, last) for _, first, last in added]
+    if parted:
+        offered += [(v, v) for v in range(int(labels.max()) + 1)]
+    means = rng.uniform(0.05, 0.95, next_label).astype(np.float32)
+    alike, scan = rng.random() < 0.5, int(rng.integers(2**31))
+    images: list[np.ndarray] = []
+    masks: list[list[np.ndarray]] = [[] for _ in offered]
+    for _ in range(count):
+        own = _bent(rng, labels)
+        for first, last in offered if images else ():
+            if rng.random() < MISSING:
+                own = _without(own, (own >= first) & (own <= last))
+        shown = means + rng.normal(0, 0.04 if alike else 0.12, len(means))
+        image = _paint(rng, own, False, 1.0, next_label, np.clip(shown, 0, 1).astype(np.float32))
+        scanner = np.random.default_rng(scan) if alike else rng
+        images.append(acquire(scanner, image, 0.7, grain=rng))
+        for n, (first, last) in enumerate(offered):
+            masks[n].append((own >= first) & (own <= last))
+    return images, masks
+
+
+def _bent(rng: np.random.Generator, labels: np.ndarray) -> np.ndarray:
+    """A label map as it lies in another patient."""
+    size = labels.shape[0]
+    turn, middle = np.deg2rad(rng.normal(0, TURN)), (size - 1) / 2
+    y, x = (np.indices(labels.shape, np.float32).reshape(2, -1) - middle) * np.exp(rng.normal(0, SCALE, (2, 1)))
+    places = np.stack([y * np.cos(turn) - x * np.sin(turn), y * np.sin(turn) + x * np.cos(turn)])
+    places += middle + rng.normal(0, SHIFT * size, (2, 1))
+    cells = int(rng.integers(2, 7))
+    bend = np.stack([smooth_noise(rng, size, cells).ravel() for _ in range(2)])
+    places += BEND * size * np.exp(rng.normal(0, 0.4)) * bend
+    return ndimage.map_coordinates(labels, places, order=0, mode="nearest").reshape(labels.shape)
+
+
+def _without(labels: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """A label map in which what is around a structure has grown over it."""
+    if mask.all() or not mask.any():
+        return labels
+    nearest = ndimage.distance_transform_edt(mask, return_distances=False, return_indices=True)
+    return labels[tuple(nearest)]
+
+
 def acquire(
     rng: np.random.Generator,
     image: np.ndarray,
@@ -266,10 +330,18 @@ def _structure(
     return [(shape, first, label), *parts_offered], label + 1
 
 
-def _paint(rng, labels: np.ndarray, same: bool, difficulty: float, count: int | None = None) -> np.ndarray:
+def _paint(
+    rng,
+    labels: np.ndarray,
+    same: bool,
+    difficulty: float,
+    count: int | None = None,
+    means: np.ndarray | None = None,
+) -> np.ndarray:
     """Intensities for a label map: a mean and a texture per label, partial volume where labels meet."""
     size, count = labels.shape[0], count or int(labels.max()) + 1
-    means = rng.uniform(0.05, 0.95, count).astype(np.float32)
+    if means is None:
+        means = rng.uniform(0.05, 0.95, count).astype(np.float32)
     if same:  # one kind of thing on one ground, as nuclei are
         means[1:] = means[1] + rng.normal(0, 0.05, count - 1)
         while abs(means[1] - means[0]) < 0.15:

@@ -113,7 +113,7 @@ def look_at(
     chosen = _in_sight(rng, masks, centre, window, targets, least_area)
     shown = np.stack([masks[chosen[i % len(chosen)]][window] for i in range(targets)])
     part = stretched(image[window]) if rng.random() < STRETCHED else image[window]
-    return _turn(rng)(_resized(part, shown, size))
+    return turned(rng)(resized(part, shown, size))
 
 
 def _in_sight(
@@ -146,7 +146,7 @@ def _window(rng, rows: np.ndarray, columns: np.ndarray, limit: int) -> tuple[sli
     return slice(starts[0], starts[0] + side), slice(starts[1], starts[1] + side)
 
 
-def _resized(image: np.ndarray, masks: np.ndarray, size: int) -> np.ndarray:
+def resized(image: np.ndarray, masks: np.ndarray, size: int) -> np.ndarray:
     """Colours and masks scaled as inference does it: uint8 (3 + T, S, S), the masks 0 or 255."""
     pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
     pixels = torch.nn.functional.interpolate(
@@ -158,7 +158,7 @@ def _resized(image: np.ndarray, masks: np.ndarray, size: int) -> np.ndarray:
     return torch.cat([pixels[0], (shapes[0] > 0.5).float() * 255]).clamp(0, 255).byte().numpy()
 
 
-def _turn(rng: np.random.Generator) -> Callable[[np.ndarray], View]:
+def turned(rng: np.random.Generator) -> Callable[[np.ndarray], View]:
     """A flip, a quarter turn and sometimes the negative: the same ones for every slice of a clip."""
     flip, turns, negative = rng.random() < 0.5, int(rng.integers(4)), rng.random() < 0.2
 
@@ -236,12 +236,12 @@ def clip_view(
     rows, columns = np.flatnonzero(first[centre].any(1)), np.flatnonzero(first[centre].any(0))
     window = _window(rng, rows, columns, images[0].shape[0])
     chosen = _in_sight(rng, first, centre, window, TARGETS_A_CLIP, 0.005)
-    turn, stretch = _turn(rng), rng.random() < STRETCHED
+    turn, stretch = turned(rng), rng.random() < STRETCHED
     views = []
     for t, image in enumerate(images):
         shown = np.stack([structures[n][t][window] for n in chosen])
         part = stretched(image[window]) if stretch else image[window]
-        views.append(turn(_resized(part, shown, size)))
+        views.append(turn(resized(part, shown, size)))
     masks = np.stack([view.masks for view in views], 1)
     return View(np.stack([view.image for view in views]), masks[np.arange(TARGETS_A_CLIP) % len(chosen)])
 

@@ -1,0 +1,156 @@
+"""Training memory to carry a structure from one patient to the next: labelled patients, then another one.
+
+A labelled case is to SAM 2 what a prompted slice is, only that what follows is no neighbour of it: the
+structure lies elsewhere, has another shape, and another scanner may have seen it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sam2.modeling.sam2_base import SAM2Base
+from scipy import ndimage
+from torch.utils.data import IterableDataset, get_worker_info
+
+from lib.imaging.window import stretched
+from lib.sam.exemplars import FAR
+from lib.trainers import simulate
+from lib.trainers.clips import PRESENCE, remember_mask
+from lib.trainers.generated import SCENE_SIZE, acquire, generate_patients, is_seen
+from lib.trainers.losses import score_loss
+from lib.trainers.pretrain import ask, normalise
+from lib.trainers.views import STRETCHED, TARGETS_A_CLIP, View, resized, turned
+
+WHOLE = 0.5  # share of the samples that show the whole slices
+NEAREST, FARTHEST = 1.6, 5.0  # sides of the other views, in extents of the structure
+ASIDE = 0.15  # of a view's side: how far the structure lies from its middle, at most, where it is looked for
+LEAST = 40  # pixels of a structure
+
+
+class PatientViews(IterableDataset):
+    """An endless stream of samples: uint8 (F, S, S, 3) images of F patients, (T, F, S, S) masks.
+
+    Every structure is in the first patient; the others may be without it.
+
+    Parameters
+    ----------
+    size : int
+        Side of the network's input, pixels.
+    frames : int
+        Patients of a sample.
+    seed : int
+    """
+
+    def __init__(self, size: int, frames: int = 4, seed: int = 0) -> None:
+        self.size, self.frames, self.seed = size, frames, seed
+
+    def __iter__(self) -> Iterator[View]:
+        worker = get_worker_info()
+        torch.set_num_threads(1)
+        rng = np.random.default_rng((self.seed, 19, worker.id if worker else 0))
+        while True:
+            images, structures = generate_patients(rng, self.frames)
+            good = [
+                s
+                for s in structures
+                if LEAST <= s[0].sum() < 0.5 * s[0].size
+                and all(not m.any() or is_seen(image, m, 0.04, 0.4) for image, m in zip(images, s, strict=True))
+            ]
+            # who has it is not to be told by how often it is there
+            if good and any(m.any() for s in good for m in s[1:]):
+                order = rng.permutation(len(good))
+                yield _view(rng, images, [good[n] for n in order], self.size)
+
+
+def _view(
+    rng: np.random.Generator,
+    images: Sequence[np.ndarray],
+    structures: Sequence[Sequence[np.ndarray]],
+    size: int,
+) -> View:
+    """The patients whole, or each through a window of its own around the first structure."""
+    limit = images[0].shape[0]
+    turn, stretch = turned(rng), rng.random() < STRETCHED
+    if rng.random() < WHOLE:
+        windows = [(slice(0, limit),) * 2] * len(images)
+    else:
+        side = float(np.exp(rng.uniform(np.log(NEAREST), np.log(FARTHEST)))) * _extent(structures[0][0])
+        side = int(np.clip(side, 40, limit))
+        windows = []
+        middle = np.array(ndimage.center_of_mass(structures[0][0]))
+        for mask in structures[0]:
+            # where it is not, somebody looks for it where it would be
+            place = np.array(ndimage.center_of_mass(mask)) if mask.any() else middle
+            start = place - side / 2 + rng.uniform(-ASIDE, ASIDE, 2) * side
+            first, second = (int(np.clip(round(s), 0, limit - side)) for s in start)
+            windows.append((slice(first, first + side), slice(second, second + side)))
+    chosen = [s for s in structures if s[0][windows[0]].sum() >= LEAST][:TARGETS_A_CLIP]
+    views = []
+    for t, (image, window) in enumerate(zip(images, windows, strict=True)):
+        part = stretched(image[window]) if stretch else image[window]
+        views.append(turn(resized(part, np.stack([s[t][window] for s in chosen]), size)))
+    masks = np.stack([view.masks for view in views], 1)
+    return View(np.stack([view.image for view in views]), masks[np.arange(TARGETS_A_CLIP) % len(chosen)])
+
+
+def _extent(mask: np.ndarray) -> int:
+    return int(max(np.ptp(np.flatnonzero(mask.any(axis))) for axis in (0, 1))) + 1
+
+
+def patients_loss(
+    network: SAM2Base, images: torch.Tensor, masks: torch.Tensor, balance: float, draws: bool = True
+) -> torch.Tensor:
+    """Loss of the masks that memory makes of patients, after others with theirs; of any number of these.
+
+    Parameters
+    ----------
+    images : Tensor uint8 (B, F, S, S, 3)
+    masks : Tensor uint8 (B, T, F, S, S), 0 or 1
+    balance
+        See `lib.trainers.losses.mask_loss`.
+    draws : bool
+        Whether the network sees its prompts drawn; here there are none.
+    """
+    batch, targets, frames, size = masks.shape[:4]
+    out = network.forward_image(normalise(images.flatten(0, 1)))
+    levels = [
+        level.view(batch, frames, *level.shape[1:]).repeat_interleave(targets, 0)
+        for level in out["backbone_fpn"]
+    ]
+    masks, rows = masks.flatten(0, 1), batch * targets
+    positions = [p[:1].expand(rows, *p.shape[1:]) for p in out["vision_pos_enc"]]
+
+    def features(t: int):
+        given = {"backbone_fpn": [level[:, t] for level in levels], "vision_pos_enc": positions}
+        return network._prepare_backbone_features(given)[1:], [level[:, t] for level in levels[:-1]]
+
+    known = int(torch.randint(1, frames, ()))
+    conditioning = {}
+    for t in range(known):
+        (flat, _, sizes), high = features(t)
+        conditioning[t] = remember_mask(network, flat, sizes, high, masks[:, t])
+    loss = torch.zeros((), device=images.device)
+    for t in range(known, frames):
+        (flat, flat_positions, sizes), high = features(t)
+        target = F.avg_pool2d(masks[:, t, None].float(), 4)
+        present = masks[:, t].flatten(1).any(1).bool()
+        fused = network._prepare_memory_conditioned_features(
+            frame_idx=known + FAR,
+            is_init_cond_frame=False,
+            current_vision_feats=flat[-1:],
+            current_vision_pos_embeds=flat_positions[-1:],
+            feat_sizes=sizes[-1:],
+            output_dict={"cond_frame_outputs": conditioning, "non_cond_frame_outputs": {}},
+            num_frames=known + FAR + 1,
+        )
+        points = torch.zeros(rows, 1, 2, device=images.device)
+        labels = torch.full((rows, 1), simulate.PADDING, dtype=torch.int32, device=images.device)
+        logits, scores, _, score = ask(network, fused, high, points, labels, None, True, draws)
+        if present.any():
+            part, _ = score_loss(logits[present], scores[present], target[present], balance, False)
+            loss = loss + part * present.float().mean()
+        loss = loss + PRESENCE * F.binary_cross_entropy_with_logits(score[:, 0], present.float())
+    return loss / (frames - known)
