@@ -101,8 +101,8 @@ class _Brain:
         Voxels of the file from one voxel of a scan to the next.
     regions : dict of str to tuple of int
         Values of the atlas that make up a structure.
-    dark_in : slices, optional
-        Where everything dark inside the brain is one more structure, the ventricles.
+    dark_in : tuple of slices
+        Parts where all that is dark is one more structure, the ventricles.
     """
 
     image: str
@@ -110,28 +110,30 @@ class _Brain:
     window: Part
     step: tuple[float, float, float]
     regions: dict[str, tuple[int, ...]]
-    dark_in: Part | None = None
+    dark_in: tuple[Part, ...] = ()
 
 
 BRAINS = {
     "human": _Brain(
         "ch2.nii.gz",
         "aal.nii.gz",
-        (slice(12, 170), slice(20, 200), slice(22, 106)),
-        (2.0, 2.0, 3.0),
+        (slice(34, 148), slice(58, 170), slice(56, 104)),
+        (1.25, 1.25, 2.5),
         {
             "left putamen": (73,),
             "right caudate nucleus": (72,),
             "thalamus": (77, 78),
-            "cerebellum": tuple(range(91, 117)),
         },
-        (slice(66, 116), slice(76, 156), slice(80, 104)),
+        (
+            (slice(56, 126), slice(76, 156), slice(80, 104)),
+            (slice(66, 116), slice(124, 156), slice(62, 104)),  # the frontal horns reach further down
+        ),
     ),
     "macaque": _Brain(
         "inia19-t1-brain.nii.gz",
         "inia19-NeuroMaps.nii.gz",
-        (slice(16, 152), slice(14, 180), slice(24, 102)),
-        (2.0, 2.0, 3.0),
+        (slice(24, 144), slice(24, 150), slice(30, 90)),
+        (1.5, 1.5, 2.5),
         {
             "left putamen": (98,),
             "right putamen": (1098,),
@@ -258,10 +260,11 @@ def _read(name: str, templates: Path) -> _Source:
         whole = ndimage.binary_closing(np.isin(regions, parts), iterations=2)
         labels[_without_specks(ndimage.binary_fill_holes(whole)) & (labels == 0)] = value
     if brain.dark_in:
-        dark = np.zeros(voxels.shape, bool)
-        inside = voxels[brain.dark_in]
-        dark[brain.dark_in] = largest(ndimage.binary_opening(inside < 0.65 * np.median(inside)))
-        labels[dark] = len(brain.regions) + 1
+        place = np.zeros(voxels.shape, bool)
+        for part in brain.dark_in:
+            place[part] = True
+        dark = ndimage.binary_opening((voxels < 0.65 * np.median(voxels[place])) & place)
+        labels[largest(dark)] = len(brain.regions) + 1
     step = np.array(brain.step)
     # what lies between two samples is seen by both
     blurred = ndimage.gaussian_filter(voxels, step / 4)
