@@ -42,6 +42,8 @@ class Rule(StrEnum):
     """`biosam2_2d`: the mask of its slice and all clicks on it, a new mask of that slice."""
     NEARBY = "nearby"
     """The same, and the slice is then propagated to its neighbours (`biosam2_3d`, `slice_range`)."""
+    EVERYWHERE = "everywhere"
+    """The same, but propagated through the volume; to its neighbours alone where that is no better."""
     VOLUME = "volume"
     """`biosam2_3d`: the starting mask, if there was one, and all clicks, a new mask of all slices."""
 
@@ -194,8 +196,9 @@ class _Sitting:
         if not self._keep(found):
             self.clicks.remove(click)
             self.refused.add(click)
-        elif whole and rule == Rule.NEARBY and not begins:
-            self._carry_on(click[0])
+        elif whole and not begins and rule in (Rule.NEARBY, Rule.EVERYWHERE):
+            if rule == Rule.NEARBY or not self._carry_on(click[0], len(self.truth)):
+                self._carry_on(click[0], NEARBY)
 
     def _keep(self, found: np.ndarray) -> bool:
         """Take an answer if it is better."""
@@ -217,21 +220,29 @@ class _Sitting:
         )
         return found
 
-    def _carry_on(self, k: int) -> None:
-        """Have the neighbours of a corrected slice done from it; those that were clicked on stay."""
+    def _carry_on(self, k: int, reach: int) -> bool:
+        """Have slices near a corrected one done from it; those that were clicked on stay.
+
+        Returns
+        -------
+        bool
+            Whether that was better, and kept.
+        """
         if not self.mask[k].any():
-            return
+            return False
         alone = np.zeros_like(self.mask)
         alone[k] = self.mask[k]
-        first, last = max(k - NEARBY, 0), min(k + NEARBY, len(self.mask) - 1)
+        first, last = max(k - reach, 0), min(k + reach, len(self.mask) - 1)
         answer = self._through([], alone, (first, last))
         clicked = {c[0] for c in self.clicks}
         others = [index for index in range(first, last + 1) if index not in clicked]
         found = self.mask.copy()
         found[others] = answer[others]
-        if self._keep(found):
+        kept = self._keep(found)
+        if kept:
             for index in others:
                 self.before.pop(index, None)
+        return kept
 
     def _through(
         self, clicks: Sequence[Click], mask: np.ndarray | None, slices: tuple[int, int] | None = None

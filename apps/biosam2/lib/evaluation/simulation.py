@@ -319,8 +319,8 @@ class Run:
         return mask
 
     def _settle(self, client: Client) -> None:
-        """Wait until what the server knows of the pool is of the newest labels."""
-        if not self.options.settle or self.strategy.endswith("random") or not self.labelled:
+        """Wait until what the server knows of the pool is of the newest labels, or there at all."""
+        if not self.options.settle or self.strategy.endswith("random"):
             return
         end = time.monotonic() + self.options.settle
         while time.monotonic() < end:
