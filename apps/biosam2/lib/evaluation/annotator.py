@@ -196,8 +196,9 @@ class _Sitting:
         if not self._keep(found):
             self.clicks.remove(click)
             self.refused.add(click)
-        elif whole and not begins and rule in (Rule.NEARBY, Rule.EVERYWHERE):
-            if rule == Rule.NEARBY or not self._carry_on(click[0], len(self.truth)):
+        elif whole and not begins:
+            far = rule == Rule.EVERYWHERE and self._carry_on(click[0], len(self.truth))
+            if not far and rule in (Rule.NEARBY, Rule.EVERYWHERE):
                 self._carry_on(click[0], NEARBY)
 
     def _keep(self, found: np.ndarray) -> bool:
