@@ -1,4 +1,4 @@
-"""The annotation loop in small: real server, real client, tiny volumes; alone, and in a crowd and a restart."""
+"""Annotation in small: real server and client, tiny volumes; alone, and in a crowd with a restart."""
 
 from __future__ import annotations
 
