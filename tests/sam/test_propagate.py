@@ -14,7 +14,8 @@ from lib.sam import prior, zoom
 from lib.sam import propagate as module
 from lib.sam.propagate import Cancelled, Target, propagate
 from lib.sam.segment import segment, to_logits
-from lib.sam.tracker import REACH, Tracker
+from lib.sam.memory import REACH
+from lib.sam.tracker import Tracker
 from lib.sam.zoom import View
 
 SHAPE = (80, 60)

@@ -13,9 +13,10 @@ import numpy as np
 
 from lib.errors import Cancelled
 from lib.prompts.prompts import Direction, SlicePrompts
+from lib.sam.memory import Planes
 from lib.sam.model import Model
 from lib.sam.segment import pointed_at
-from lib.sam.tracker import Planes, Tracker
+from lib.sam.tracker import Tracker
 from lib.sam.turns import as_long_work
 
 Progress = Callable[[int, int], None]

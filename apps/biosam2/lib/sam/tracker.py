@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sam2.modeling.sam2_base import NO_OBJ_SCORE
 
 from lib.prompts.prompts import SlicePrompts
 from lib.sam import prior, zoom
-from lib.sam.drawing import PADDING
 from lib.sam.embeddings import Embedding
+from lib.sam.memory import Memory, Planes, Remembering
 from lib.sam.model import Model
 from lib.sam.segment import (
     CLAMP,
     Segmentation,
-    embed_in_ways,
     first_view,
     in_ways,
-    mean_of_ways,
-    picture,
     pointed_at,
-    points_in_ways,
     segment,
     steps,
     to_logits,
@@ -32,38 +26,14 @@ from lib.sam.segment import (
     to_points,
     to_prompt,
     to_slice,
-    to_square,
 )
 from lib.sam.zoom import View
 
-Planes = Callable[[int], np.ndarray]
-
-# sam2 attends to the masks of the last 6 slices and the object pointers of the last 15
-REACH = 16
 ABSENT = -1.0  # object score: below 0 there is no structure
 VIEW_MARGIN = 1.5  # a structure may be larger on the next slices than where it was prompted
 
 
-@dataclass(eq=False)
-class _Memory:
-    """What the network remembers of one structure in one view; the dicts are those of SAM2Base."""
-
-    view: View
-    conditioning: dict[int, dict] = field(default_factory=dict)
-    recent: dict[int, dict] = field(default_factory=dict)
-
-    def as_outputs(self) -> dict[str, dict[int, dict]]:
-        return {"cond_frame_outputs": self.conditioning, "non_cond_frame_outputs": self.recent}
-
-    def forget(self, index: int) -> None:
-        """Drop what no slice after `index` can reach; the ways from prompted slices start near them."""
-        anchors = [index, *self.conditioning]
-        self.recent = {
-            i: output for i, output in self.recent.items() if any(abs(i - a) <= REACH for a in anchors)
-        }
-
-
-class Tracker:
+class Tracker(Remembering):
     """One structure on its way through the slices.
 
     Parameters
@@ -90,10 +60,11 @@ class Tracker:
         use_zoom: bool,
         thickness: float | None = None,
     ) -> None:
-        self.model, self.planes, self.count, self.thickness = model, planes, count, thickness
-        self.use_zoom = use_zoom
+        self.use_zoom, self.thickness = use_zoom, thickness
         self.prompts = dict(sorted(prompts.items()))
         self.shape = zoom.shape_of(planes(next(iter(self.prompts))))
+        # one way through the slices may need another view than the other
+        super().__init__(model, planes, count, zoom.whole(self.shape))
         self.prompted: dict[int, np.ndarray] = {}
         self.previous: tuple[int, np.ndarray] | None = None
         # the slices that were prompted, and those that the network was sure of
@@ -102,11 +73,6 @@ class Tracker:
         self.way: list[float] = []
         # voxels (a, b) by which the structure moved from slice to slice just now
         self.motion = np.zeros(2)
-        # one way through the slices may need another view than the other
-        self.memory = _Memory(zoom.whole(self.shape))
-        # where the network looks now: the memory's view, or that moved along with the structure
-        self.view = self.memory.view
-        self.memory_positions: list[torch.Tensor] | None = None
 
     def start(self, check: Callable[[], None]) -> Iterator[tuple[int, np.ndarray, float]]:
         """Do the prompted slices, those that stand by themselves first; yields index, mask, score."""
@@ -234,77 +200,20 @@ class Tracker:
         known = dict(self.prompted)
         if self.previous is not None and self.previous[0] == last_index:
             known[last_index] = self.previous[1]
-        self.memory = _Memory(view)
+        self.memory = Memory(view)
         self.view = view
         for index, mask in known.items():
             self._condition_on_mask(index, mask)
 
-    def _embed(self, index: int) -> Embedding:
-        """One picture, or that and the same turned by 180 degrees, as two objects of one batch."""
-        return embed_in_ways(self.model, picture(self.planes(index), self.view))[0]
-
-    def _step(
-        self,
-        embedding: Embedding,
-        index: int,
-        points: dict | None = None,
-        mask: torch.Tensor | None = None,
-        previous: torch.Tensor | None = None,
-        alone: bool = False,
-        backwards: bool = False,
-        remember: bool = True,
-    ) -> dict:
-        """The network's answer on one slice: `SAM2Base.track_step`, which would drop the predicted IoU.
-
-        `alone` leaves the memory out; `remember` encodes the answer as a memory for the slices to come.
-        """
-        network = self.model.network
-        features, positions, sizes = self.model.flat(embedding)
-        ways = embedding.ways
-        asked = points
-        if points is None and previous is not None:
-            # sam2 takes a mask prompt on a slice only beside points; this is the point that it means by none
-            empty = torch.zeros(1, 1, 2, device=self.model.device)
-            label = torch.full((1, 1), PADDING, dtype=torch.int32, device=self.model.device)
-            asked = {"point_coords": empty, "point_labels": label}
-        mask, previous = (None if m is None else in_ways(m, ways) for m in (mask, previous))
-        if asked is not None:
-            both = points_in_ways(asked["point_coords"], asked["point_labels"], self.model.size, ways)
-            asked = {"point_coords": both[0], "point_labels": both[1]}
-        output, answer, _, _ = network._track_step(
-            frame_idx=index,
-            is_init_cond_frame=alone,
-            current_vision_feats=features,
-            current_vision_pos_embeds=positions,
-            feat_sizes=sizes,
-            point_inputs=asked,
-            mask_inputs=mask,
-            output_dict=self.memory.as_outputs(),
-            num_frames=self.count,
-            track_in_reverse=backwards,
-            prev_sam_mask_logits=previous,
-        )
-        _, _, ious, low, high, pointer, present = answer
-        low, high = mean_of_ways(low), mean_of_ways(high)
-        present = present.amin(0, keepdim=True).expand_as(present)
+    def _weigh(
+        self, index: int, previous: torch.Tensor, low: torch.Tensor, high: torch.Tensor, present: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, float]:
+        """Less what is unlikely in a volume (`lib.sam.prior`)."""
+        present = present - self._price_of_presence(index)
         presence = float(present.max())
-        if points is None and previous is not None:
-            present = present - self._price_of_presence(index)
-            presence = float(present.max())
-            if prior.has_ended(presence, self.way):
-                present = torch.full_like(present, ABSENT)
-            low, high = self._pay(low, high, previous[:1])
-            gone = (present <= 0).float()
-            low, high = (torch.where(gone[..., None, None] > 0, NO_OBJ_SCORE, m) for m in (low, high))
-            pointer = (1 - gone) * pointer + gone * network.no_obj_ptr
-        network._encode_memory_in_output(features, sizes, points, remember, high, present, output)
-        return output | {
-            "pred_masks": low[:1],
-            "obj_ptr": pointer,
-            "object_score_logits": present,
-            "presence": presence,
-            "score": float(ious.max()) if bool(present.max() > 0) else 0.0,
-        }
+        if prior.has_ended(presence, self.way):
+            present = torch.full_like(present, ABSENT)
+        return *self._pay(low, high, previous), present, presence
 
     def _price_of_presence(self, index: int) -> float:
         slices = min(abs(index - known) for known in self.known)
@@ -393,23 +302,3 @@ class Tracker:
         self.memory.conditioning[index] = self._compact(output)
         mask = to_slice(output["pred_masks"], self.memory.view, self.shape) > 0
         return mask, output["score"]
-
-    def _condition_on_mask(self, index: int, mask: np.ndarray) -> None:
-        embedding = self._embed(index)
-        with self.model.running():
-            shape = (to_square(mask, self.memory.view, self.model.size) >= 0.5).float().to(self.model.device)
-            output = self._step(embedding, index, mask=shape, alone=True)
-            self.memory.conditioning[index] = self._compact(output)
-
-    def _compact(self, output: dict) -> dict:
-        """What later slices need of an answer, as sam2's video predictor keeps it (bf16 memory).
-
-        The positions of a memory follow from the network's input size alone: one copy serves all.
-        """
-        if self.memory_positions is None:
-            self.memory_positions = output["maskmem_pos_enc"]
-        return {
-            "maskmem_features": output["maskmem_features"].to(torch.bfloat16),
-            "maskmem_pos_enc": self.memory_positions,
-            "obj_ptr": output["obj_ptr"],
-        }
