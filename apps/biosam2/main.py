@@ -28,7 +28,7 @@ from lib.infers.uploads import is_upload
 from lib.infers.volume_task import VolumeTask
 from lib.sam.checkpoints import resolve
 from lib.sam.model import ModelSlot
-from lib.server.datastore import guarded
+from lib.server.datastore import folder
 from lib.server.install import install
 from lib.settings import Settings
 from lib.trainers.finetune.task import FinetuneTask
@@ -77,7 +77,8 @@ class BioSAM2App(MONAILabelApp):
         self._infers_threadpool = None
 
     def init_datastore(self) -> Datastore:
-        return guarded(super().init_datastore())
+        is_address = self.studies.startswith(("http://", "https://"))
+        return super().init_datastore() if is_address else folder(self.studies)
 
     def init_remote_datastore(self) -> Datastore:
         """MONAI Label's own for XNAT and DSA; ours for a DICOMweb address."""

@@ -10,7 +10,7 @@ import pytest
 from monailabel.datastore.local import LocalDatastore
 
 from lib.activelearning.scores import INFO, CaseScore, StructureScore
-from lib.server.datastore import guarded
+from lib.server.datastore import Folder
 
 IMAGES = 12
 
@@ -22,7 +22,7 @@ def datastore(tmp_path: Path) -> LocalDatastore:
     folder.mkdir()
     for n in range(IMAGES):
         (folder / f"image{n}.nii.gz").write_bytes(b"x")
-    return guarded(LocalDatastore(str(folder), auto_reload=False))
+    return Folder(str(folder))
 
 
 @pytest.fixture

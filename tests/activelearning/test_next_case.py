@@ -64,7 +64,7 @@ def test_the_answer_has_what_the_clients_read(ask, datastore):
 
 
 @pytest.mark.parametrize("named", [True, False])
-def test_eight_people_at_once_never_get_the_same_case(datastore, tmp_path, named):
+def test_eight_people_at_once_never_get_the_same_case(datastore, label, tmp_path, named):
     """Each asks and labels, eight at a time, until nothing is left: every image came once."""
     for n in range(200):
         (tmp_path / "studies" / f"more{n}.nii.gz").write_bytes(b"x")
@@ -82,8 +82,8 @@ def test_eight_people_at_once_never_get_the_same_case(datastore, tmp_path, named
             if "id" not in answer:
                 return
             given.append(answer["id"])
-            next_case.pool.labelled(answer["id"])
-            next_case.claims.end(answer["id"])
+            label(answer["id"])
+            next_case.label_saved(answer["id"], datastore)
 
     with ThreadPoolExecutor(8) as pool:
         for future in [pool.submit(annotate, person) for person in range(8)]:

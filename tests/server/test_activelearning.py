@@ -19,7 +19,7 @@ from monailabel.endpoints.user import auth
 
 from lib.activelearning.next_case import NextCase
 from lib.activelearning.scores import INFO, CaseScore, StructureScore
-from lib.server.datastore import guarded
+from lib.server.datastore import Folder
 
 IMAGES = 6
 SHAPE = (8, 9, 4)
@@ -31,7 +31,7 @@ def datastore(tmp_path: Path) -> LocalDatastore:
     for n in range(IMAGES):
         voxels = np.zeros(SHAPE, np.int16)
         nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / "studies" / f"image{n}.nii.gz")
-    return guarded(LocalDatastore(str(tmp_path / "studies"), auto_reload=False))
+    return Folder(str(tmp_path / "studies"))
 
 
 @pytest.fixture

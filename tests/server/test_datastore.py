@@ -1,7 +1,8 @@
-"""MONAI Label's datastore of a folder under several threads: no half-read table."""
+"""MONAI Label's datastore of a folder: no half-read table with several threads, and otherwise as it was."""
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -10,21 +11,18 @@ from pathlib import Path
 import pytest
 from monailabel.datastore.local import LocalDatastore
 
-from lib.server.datastore import TABLE, Folder, guarded
+from lib.server.datastore import TABLE, Folder
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> LocalDatastore:
     for n in range(30):
         (tmp_path / f"image{n}.nii.gz").write_bytes(b"x")
-    return guarded(LocalDatastore(str(tmp_path)))
+    return Folder(str(tmp_path))
 
 
-def test_a_folder_is_guarded_and_others_left_alone(folder):
-    assert type(folder) is Folder
+def test_every_method_that_is_guarded_is_one_of_monai_labels():
     assert all(hasattr(LocalDatastore, name) for name in TABLE)
-    other = object()
-    assert guarded(other) is other
 
 
 def test_the_list_is_whole_while_the_folder_is_read_again_and_again(folder):
@@ -57,3 +55,55 @@ def test_labels_saved_at_once_are_all_there(folder, tmp_path):
             future.result()
     assert folder.status()["completed"] == 30
     assert LocalDatastore(str(tmp_path)).status()["completed"] == 30, "and on disk"
+
+
+def change(datastore: LocalDatastore, studies: Path, file: Path) -> dict:
+    """Everything that happens to a folder; what the datastore tells of it at the end."""
+    datastore.save_label("image1", str(file), "final", {"label_info": [{"name": "liver", "idx": 1}]})
+    datastore.save_label("image2", str(file), "original", {})
+    datastore.update_image_info("image3", {"odd": Path("a"), "text": "ä", "number": 0.1, "nothing": None})
+    datastore.add_image("added", str(file), {"PatientID": "7"})
+    (studies / "image4.nii.gz").unlink()
+    (studies / "copied.nii.gz").write_bytes(b"x")
+    (studies / "labels" / "final" / "image5.nii.gz").write_bytes(b"y")
+    (studies / "labels" / "final" / "of-nothing.nii.gz").write_bytes(b"y")
+    (studies / "labels" / "mine").mkdir()
+    (studies / "labels" / "mine" / "image6.nii.gz").write_bytes(b"y")
+    datastore.refresh()
+    (studies / "labels" / "final" / "image1.nii.gz").unlink()
+    datastore.refresh()
+    told = {
+        "images": sorted(datastore.list_images()),
+        "labelled": sorted(datastore.get_labeled_images()),
+        "status": datastore.status(),
+        "infos": {image: datastore.get_image_info(image) for image in sorted(datastore.list_images())},
+        "unknown": (datastore.get_image_info("nobody"), datastore.get_image_uri("nobody")),
+        "file": json.loads((studies / "datastore_v2.json").read_text()),
+    }
+    return json.loads(json.dumps(told, sort_keys=True, default=str).replace(str(studies), "studies"))
+
+
+def without_times(told):
+    if isinstance(told, dict):
+        return {key: without_times(value) for key, value in told.items() if key != "ts"}
+    return told
+
+
+def test_it_does_what_monai_labels_own_does(tmp_path):
+    label = tmp_path / "label.nii.gz"
+    label.write_bytes(b"y")
+    told = []
+    for kind in (LocalDatastore, Folder):
+        studies = tmp_path / kind.__name__
+        studies.mkdir()
+        for n in range(10):
+            (studies / f"image{n}.nii.gz").write_bytes(b"x")
+        told.append(without_times(change(kind(str(studies)), studies, label)))
+    assert told[0] == told[1]
+
+
+def test_an_image_is_looked_up_while_somebody_writes(folder):
+    with folder._table, ThreadPoolExecutor(1) as pool:
+        uri = pool.submit(folder.get_image_uri, "image3").result(10)
+        info = pool.submit(folder.get_image_info, "image3").result(10)
+    assert uri == info["path"] and uri.endswith("image3.nii.gz")

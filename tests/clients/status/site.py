@@ -18,7 +18,7 @@ from lib.evaluation.results import COLUMNS, Results, Row
 from lib.evaluation.runner import TABLE
 from lib.evaluation.worst import Worst
 from lib.prompts.prompts import SlicePrompts
-from lib.server.datastore import guarded
+from lib.server.datastore import Folder
 from lib.versions.store import Version, Versions
 
 BASE = "biosam2_nano"
@@ -174,7 +174,7 @@ def _datastore(folder: Path, labels: Sequence[tuple[str, datetime | None, Sequen
         objects[image]["labels"] = {"final": {"ext": ".nii.gz", "info": info}}
     table = {"name": "d", "description": "", "images_dir": ".", "labels_dir": "labels", "objects": objects}
     (folder / "datastore_v2.json").write_text(json.dumps(table))
-    return guarded(LocalDatastore(str(folder)))
+    return Folder(str(folder))
 
 
 def _slice(seed: int, dice: float) -> Shown:

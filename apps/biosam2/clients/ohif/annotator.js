@@ -13,6 +13,7 @@ const DRAWS = 8; // tries to get another case than the ones already done
 // What the browser's tab remembers from case to case.
 const DONE = "biosam2-submitted";
 const TYPED = "biosam2-structures";
+const TAB = "biosam2-tab";
 const COLORS = [
   [230, 85, 75], [70, 165, 235], [95, 200, 110], [245, 190, 65], [180, 120, 230], [70, 205, 200], [240, 130, 190],
   [160, 190, 70], [240, 145, 75], [130, 145, 240],
@@ -200,8 +201,7 @@ export class Annotator extends EventTarget {
       let series = null;
       // the server's list of what is labelled may be hours old, so it may offer what was just submitted
       for (let n = 0; n < DRAWS && (series === null || passed.has(series)); n++) {
-        series = await this.server.next(strategy);
-        if (series === null) throw new Failure("No case is left: all are labelled.");
+        series = await this.server.next(strategy, tab());
       }
       if (passed.has(series)) throw new Failure("The server has no other case to offer at the moment.");
       const { study } = await this.server.grid(series);
@@ -329,3 +329,11 @@ function clamped(grid, index) {
 
 const remembered = (key) => JSON.parse(sessionStorage.getItem(key) ?? "[]");
 const remember = (key, value) => sessionStorage.setItem(key, JSON.stringify([...remembered(key), value]));
+
+// By this name the server knows whose case is whose; each tab has its own.
+function tab() {
+  if (!sessionStorage.getItem(TAB)) {
+    sessionStorage.setItem(TAB, `ohif-${crypto.getRandomValues(new Uint32Array(2)).join("-")}`);
+  }
+  return sessionStorage.getItem(TAB);
+}

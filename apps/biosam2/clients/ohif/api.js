@@ -61,14 +61,16 @@ export class Server {
     return (await this.#send(`/datastore/label?${query}`, { method: "PUT", body: form })).json();
   }
 
-  // The image that a strategy chooses next, or null if none is left.
-  async next(strategy) {
+  // The image that a strategy chooses next; it is kept for this client for a while.
+  async next(strategy, client) {
     const response = await this.#send(`/activelearning/${encodeURIComponent(strategy)}`, {
       method: "POST",
       headers: { "Content-Type": "application/json" },
-      body: "{}",
+      body: JSON.stringify({ client_id: client }),
     });
-    return (await response.json()).id ?? null;
+    const { id, message } = await response.json();
+    if (id === undefined) throw new Failure(message ?? "No case is left: all are labelled.");
+    return id;
   }
 
   // Ends the work on the server; its answer to the inference then says so. Where that fails (the server may not
