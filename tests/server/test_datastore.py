@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from monailabel.datastore.local import LocalDatastore
 
+from lib.activelearning.scores import INFO
 from lib.server.datastore import TABLE, Folder
 
 
@@ -100,6 +101,14 @@ def test_it_does_what_monai_labels_own_does(tmp_path):
             (studies / f"image{n}.nii.gz").write_bytes(b"x")
         told.append(without_times(change(kind(str(studies)), studies, label)))
     assert told[0] == told[1]
+
+
+def test_what_strategies_know_is_kept_and_not_sent_to_clients(folder):
+    folder.update_image_info("image3", {INFO: {"key": "k"}, "PatientID": "7"})
+    told = folder.json()["objects"]["image3"]["image"]["info"]
+    assert INFO not in told and told["PatientID"] == "7"
+    assert folder.get_image_info("image3")[INFO] == {"key": "k"}
+    assert Folder(folder._datastore_path).get_image_info("image3")[INFO] == {"key": "k"}
 
 
 def test_an_image_is_looked_up_while_somebody_writes(folder):

@@ -15,11 +15,13 @@ from filelock import FileLock
 from monailabel.config import settings
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore
 
+from lib.activelearning.scores import INFO
+
 logger = logging.getLogger(__name__)
 
 # What goes through the table of images and labels, or changes it: a change empties the table for a moment.
 TABLE = (
-    *("status", "json", "datalist", "list_images", "get_labeled_images", "get_unlabeled_images"),
+    *("status", "datalist", "list_images", "get_labeled_images", "get_unlabeled_images"),
     *("get_label_uri", "get_label_info", "get_labels_by_image_id"),
     *("add_image", "save_label", "update_image_info", "update_label_info"),
     *("remove_image", "remove_label", "refresh", "_init_from_datastore_file"),
@@ -30,7 +32,7 @@ class Folder(LocalDatastore):
     """A folder of files whose table is used by one thread at a time (`TABLE` names the methods).
 
     MONAI Label's own writes its file for every label and every change of an image's info, and compares its
-    table with the folder for every new file, one image with all others. This one is faster at both, and whoever
+    table with the folder for every new file, one image with all others. This one is faster at both, and who
     looks up one image need not wait for it; `tests/benchmarks/README.md` has the times.
     """
 
@@ -54,6 +56,12 @@ class Folder(LocalDatastore):
             return found
         with self._table:  # perhaps it is there again when the change is complete
             return self._look_up(image_id)
+
+    def json(self) -> dict[str, Any]:
+        """The table as clients get it: without what strategies know of images. Slicer asks for it often."""
+        known = {"objects": {"__all__": {"image": {"info": {INFO}}}}}
+        with self._table:
+            return self._datastore.model_dump(exclude={"base_path": True, **known})
 
     def _look_up(self, image_id: str) -> dict[str, Any]:
         table = self._datastore  # which is replaced when its file is read again, at first without a path
