@@ -49,6 +49,18 @@ def both(tmp_path, write_case):
     return client, study
 
 
+class Info:
+    """An answer of the server about one image."""
+
+    ok = True
+
+    def __init__(self, key: str | None) -> None:
+        self.key = key
+
+    def json(self):
+        return {"path": "…"} if self.key is None else {"biosam2": {"key": self.key}}
+
+
 def refusal(text):
     return MONAILabelClientException(MONAILabelError.SERVER_ERROR, text)
 
@@ -119,3 +131,13 @@ def test_a_label_map_is_submitted_on_the_images_grid_with_the_names_of_all_struc
     assert kept["params"] == {"label_info": [{"name": "large", "idx": 1}, {"name": "small", "idx": 2}]}
     np.testing.assert_array_equal(kept["voxels"], study.labels)
     np.testing.assert_allclose(kept["affine"], study.volume.affine)
+
+
+@pytest.mark.parametrize(("keys", "found"), [("aa", {"a"}), ("ab", {"a", "b"}), ([None, "a"], {""})])
+def test_scores_are_of_one_kind_or_not(both, monkeypatch, keys, found):
+    client, _ = both
+    entries = {str(n): {"labels": {}} for n in range(len(keys))} | {"done": {"labels": {"final": {}}}}
+    client._client.datastore = lambda: {"objects": entries}
+    asked = "lib.evaluation.server_client.requests.get"
+    monkeypatch.setattr(asked, lambda url, params, timeout: Info(keys[int(params["image"])]))
+    assert client.score_keys() == found

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import nibabel as nib
 import numpy as np
+import requests
 from monailabel.client.client import MONAILabelClient, MONAILabelClientException
 
 from lib.activelearning.scores import INFO
@@ -66,7 +67,8 @@ class Client:
 
     def __init__(self, address: str, name: str, folder: Path, patience: float = 0.0) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.name, self.folder, self.patience, self.seconds = name, folder, patience, 0.0
+        self.address, self.name, self.folder = address, name, folder
+        self.patience, self.seconds = patience, 0.0
         self._client = MONAILabelClient(address, str(folder), client_id=name)
         self._auto: bool | None = None
 
@@ -116,10 +118,19 @@ class Client:
             os.unlink(path)
 
     def score_keys(self) -> set[str]:
-        """Which models and labels the scores of images without a label were made with; "" for no score."""
+        """Which models and labels scores of images without a label were made with; "" for no score.
+
+        As many as are needed to see that they are not all of one kind.
+        """
         objects = self._ask(self._client.datastore)["objects"]
-        infos = [e["image"].get("info") or {} for e in objects.values() if "final" not in e.get("labels", {})]
-        return {str((info.get(INFO) or {}).get("key", "")) for info in infos}
+        found: set[str] = set()
+        # the list of images leaves out what strategies know of them
+        for image in (i for i, entry in objects.items() if "final" not in entry.get("labels", {})):
+            info = self._ask(lambda image=image: self._info(image))  # type: ignore[misc]
+            found.add(str((info.get(INFO) or {}).get("key", "")))
+            if "" in found or len(found) > 1:
+                break
+        return found
 
     def train(self, settings: Mapping[str, str], wait: float = 2.0) -> None:
         """Have the server train, and wait for the end.
@@ -137,6 +148,12 @@ class Client:
                 break
         if task["status"] != "DONE":
             raise Refused(500, "the training failed: " + " ".join(task.get("details", []))[-500:])
+
+    def _info(self, image: str) -> dict[str, Any]:
+        answer = requests.get(f"{self.address}/datastore/image/info", params={"image": image}, timeout=60)
+        if not answer.ok:
+            raise Refused(answer.status_code, answer.text)
+        return answer.json()
 
     def offers_auto(self) -> bool:
         """Whether the server segments without prompts; `--conf models` may leave that out."""

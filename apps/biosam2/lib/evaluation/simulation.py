@@ -327,7 +327,7 @@ class Run:
             keys = client.score_keys()
             if len(keys) == 1 and "" not in keys and keys != self._scores:
                 break
-            time.sleep(0.5)
+            time.sleep(1)
         else:
             self.say("the server's scores are not of the newest labels")
         self._scores = client.score_keys()
