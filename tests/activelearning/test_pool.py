@@ -178,7 +178,7 @@ def test_scores_come_in_while_lists_are_compared_and_cases_are_looked_at(pool, d
     jobs = [
         pool.sync,
         lambda: pool.scored(f"image{rng.integers(IMAGES)}", score_of(int(rng.integers(IMAGES)))),
-        lambda: pool.removed("image0"),
+        lambda: pool.labelled("image0"),
         pool.refresh,
     ]
     threads = [threading.Thread(target=again_and_again, args=(job,)) for job in jobs]
