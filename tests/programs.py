@@ -156,7 +156,8 @@ class MonaiLabel(Program):
         port = free_port()
         command = [sys.executable, *program, "start_server", "--app", str(app), "--studies", str(studies)]
         command += ["--host", "127.0.0.1", "--port", str(port)]
-        for key, value in (conf or {}).items():
+        quiet = {"scoring": "off"} if app == APP else {}  # nothing is computed that a test has not asked for
+        for key, value in {**quiet, **(conf or {})}.items():
             command += ["--conf", key, str(value)]
         folders = {
             "MONAI_LABEL_SESSION_PATH": str(work / "sessions"),

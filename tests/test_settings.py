@@ -23,7 +23,7 @@ def test_without_any_conf_the_embedded_checkpoint_serves_all_tasks():
     assert settings.image_size is None
     assert settings.cache_gb is None
     assert settings.labels == ("structure",)
-    assert settings.models == ("biosam2_2d", "biosam2_3d")
+    assert settings.models == ("biosam2_2d", "biosam2_3d", "biosam2_auto")
     assert settings.zoom is True
     assert settings.versions is None
     assert settings.retrain is None
@@ -31,6 +31,7 @@ def test_without_any_conf_the_embedded_checkpoint_serves_all_tasks():
     assert settings.mlflow is None
     assert settings.keep_versions == 10
     assert settings.claim_minutes == 30
+    assert settings.scoring == "idle"
 
 
 def test_values_arrive_as_text():
@@ -48,6 +49,7 @@ def test_values_arrive_as_text():
         "mlflow": "http://mlflow:5000",
         "keep_versions": "2",
         "claim_minutes": "5",
+        "scoring": "off",
     }
     assert Settings.from_conf(conf) == Settings(
         checkpoint="sam2.1_hiera_tiny",
@@ -63,6 +65,7 @@ def test_values_arrive_as_text():
         mlflow="http://mlflow:5000",
         keep_versions=2,
         claim_minutes=5,
+        scoring="off",
     )
 
 
@@ -88,7 +91,7 @@ def test_devices_that_torch_knows_are_taken(device):
         ("labels", "liver,liver", "different names separated by commas, such as liver,spleen"),
         ("labels", "liver,,spleen", "different names separated by commas, such as liver,spleen"),
         ("labels", "", "different names separated by commas, such as liver,spleen"),
-        ("models", "deepedit", "some of biosam2_2d, biosam2_3d, separated by commas"),
+        ("models", "deepedit", "some of biosam2_2d, biosam2_3d, biosam2_auto, separated by commas"),
         ("zoom", "maybe", "true or false"),
         ("checkpoint", " ", "the name of a checkpoint or a path"),
         ("versions", " ", "the path of a folder"),

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,13 @@ from monailabel.interfaces.tasks.train import TrainTask
 
 from lib.activelearning.claims import file_name
 from lib.activelearning.next_case import DEFAULT, NextCase
+from lib.activelearning.scorer import Scorer
+from lib.bank.bank import LabelBank
 from lib.datastores.connect import connect
 from lib.datastores.dicomweb import PacsDatastore
 from lib.errors import NotFound, UserError
 from lib.imaging.seg.write import Algorithm
+from lib.infers.auto_task import AutoTask
 from lib.infers.slice_task import SliceTask
 from lib.infers.uploads import is_upload
 from lib.infers.volume_task import VolumeTask
@@ -31,7 +35,9 @@ from lib.sam.model import ModelSlot
 from lib.server.datastore import folder
 from lib.server.install import install
 from lib.settings import Settings
+from lib.trainers.finetune.progress import is_training
 from lib.trainers.finetune.task import FinetuneTask
+from lib.trainers.finetune.training import RUNS
 from lib.trainers.retrain.monai_label import FinalLabels, Trainings
 from lib.trainers.retrain.plan import OFF, Plan
 from lib.trainers.retrain.retraining import Retraining
@@ -49,6 +55,7 @@ class BioSAM2App(MONAILabelApp):
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         self.model_dir = Path(app_dir) / "model"
         self.retraining: Retraining | None = None
+        self.scorer: Scorer | None = None
         try:
             self.biosam2 = Settings.from_conf(conf)
             chosen = self.biosam2
@@ -61,6 +68,7 @@ class BioSAM2App(MONAILabelApp):
             # the server shows whatever trace a failed start leaves: leave the sentence alone
             sys.tracebacklimit = 0
             raise UserError(str(error)) from None
+        self.bank = LabelBank(self.datastore, self.versions.folder / "bank")
         claims = self.versions.folder.parent / file_name(studies)
         self.next_case = NextCase(self.datastore, claims, chosen.claim_minutes)
         logger.info("serving %s on %s", self.slot.get().checkpoint, self.slot.device)
@@ -91,11 +99,12 @@ class BioSAM2App(MONAILabelApp):
         return Algorithm(checkpoint.name, checkpoint.version)
 
     def init_infers(self) -> dict[str, InferTask]:
-        tasks: dict[str, type[SliceTask] | type[VolumeTask]] = {
-            "biosam2_2d": SliceTask,
-            "biosam2_3d": VolumeTask,
+        tasks: dict[str, Callable[[], InferTask]] = {
+            "biosam2_2d": lambda: SliceTask(self.slot, self.biosam2),
+            "biosam2_3d": lambda: VolumeTask(self.slot, self.biosam2),
+            "biosam2_auto": lambda: AutoTask(self.slot, self.biosam2, self.bank),
         }
-        return {name: tasks[name](self.slot, self.biosam2) for name in self.biosam2.models}
+        return {name: tasks[name]() for name in self.biosam2.models}
 
     def init_trainers(self) -> dict[str, TrainTask]:
         chosen = self.biosam2
@@ -115,7 +124,7 @@ class BioSAM2App(MONAILabelApp):
     def on_init_complete(self) -> None:
         """The server runs; a training's own process never comes here."""
         super().on_init_complete()
-        trainings = Trainings(self.versions.folder / "runs")
+        trainings = Trainings(self.versions.folder / RUNS)
         self.retraining = Retraining(
             Plan.parse(self.biosam2.retrain or OFF),
             self.versions.folder / "retraining.json",
@@ -128,17 +137,32 @@ class BioSAM2App(MONAILabelApp):
         install(monailabel.app.app)
         self.next_case.pool.begin()
         self.retraining.start()
+        if self.biosam2.scoring == "idle":
+            runs = self.versions.folder / RUNS
+            self.scorer = Scorer(
+                self.datastore,
+                self.next_case.pool,
+                self.bank,
+                self.slot,
+                lambda: monailabel.app.app.state.work_queue.idle_seconds(),
+                lambda: is_training(runs),
+            )
+            self.scorer.start()
 
     def info(self) -> dict[str, Any]:
         """MONAI Label's own, with the plan for retraining and how far it is, and who has cases."""
         retrain = self.retraining.status() if self.retraining else None
-        return {**super().info(), "retrain": retrain, "next_case": self.next_case.status()}
+        scoring = self.scorer.status() if self.scorer else None
+        next_case = {**self.next_case.status(), "scoring": scoring}
+        return {**super().info(), "retrain": retrain, "next_case": next_case}
 
     def on_save_label(self, image_id: str, label_id: str) -> Any:
         answer = super().on_save_label(image_id, label_id)
         self.next_case.label_saved(image_id, self.datastore())
         if self.retraining:
             self.retraining.labels_changed()
+        if self.scorer:
+            self.scorer.labels_changed()
         return answer
 
     def sync_registry(self) -> None:

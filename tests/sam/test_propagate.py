@@ -12,9 +12,9 @@ import torch
 from lib.prompts.prompts import Direction
 from lib.sam import prior, zoom
 from lib.sam import propagate as module
+from lib.sam.memory import REACH
 from lib.sam.propagate import Cancelled, Target, propagate
 from lib.sam.segment import segment, to_logits
-from lib.sam.memory import REACH
 from lib.sam.tracker import Tracker
 from lib.sam.zoom import View
 

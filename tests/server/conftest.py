@@ -26,7 +26,8 @@ from monailabel.interfaces.utils.app import apps
 
 from lib import work
 from lib.errors import Cancelled
-from lib.infers.interactive import blank
+from lib.infers.image_task import blank
+from lib.infers.interactive import indexes
 from lib.infers.slice_task import SliceTask
 from lib.infers.volume_task import VolumeTask
 from lib.sam.checkpoints import save_checkpoint
@@ -58,7 +59,7 @@ class _Steps:
         self.total, self.allowed, self.begun = 5, threading.Semaphore(0), []
         self.fail: Exception | None = None
 
-    def answer(self, model, volume, window, prompts, request):
+    def answer(self, model, volume, window, prompts):
         self.begun.append(prompts.objects[0].label)
         for n in range(self.total):
             while not self.allowed.acquire(timeout=0.01):
@@ -67,7 +68,7 @@ class _Steps:
             if self.fail:
                 raise self.fail
             work.report(n + 1, self.total)
-        return blank(volume, 1), {"score": {}, "cached": False}
+        return blank(volume, 1), indexes(prompts), {"score": {}, "cached": False}
 
 
 class StepByStep(_Steps, VolumeTask):

@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from lib.errors import UserError
 from lib.trainers.retrain.plan import MEANT, Plan
 
-Task = Literal["biosam2_2d", "biosam2_3d"]
+Task = Literal["biosam2_2d", "biosam2_3d", "biosam2_auto"]
 
 TASKS: tuple[Task, ...] = get_args(Task)
 """Infer tasks that --conf models may choose from."""
@@ -44,6 +44,7 @@ _MEANT = {
     "versions": "the path of a folder",
     "retrain": MEANT,
     "retrain_when": "idle or always",
+    "scoring": "idle or off",
     "mlflow": "the address of a tracking server such as http://mlflow:5000, or of a database",
     "keep_versions": "a whole number from 2 to 1000",
     "claim_minutes": "a whole number from 1 to 1440",
@@ -121,6 +122,8 @@ class Settings(BaseModel):
         How many versions stay on the disk.
     claim_minutes
         For how long a case that was given out is kept for one annotator, counted from the last work on it.
+    scoring
+        Whether the unlabelled images are scored for the next case while nobody annotates ("idle") or not.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -138,6 +141,7 @@ class Settings(BaseModel):
     mlflow: Annotated[str | None, Text, Field(pattern=MLFLOW)] = None
     keep_versions: Annotated[int, Text, Field(ge=2, le=1000)] = 10
     claim_minutes: Annotated[int, Text, Field(ge=1, le=1440)] = 30
+    scoring: Annotated[Literal["idle", "off"], Text] = "idle"
 
     @classmethod
     def from_conf(cls, conf: Mapping[str, str]) -> Settings:

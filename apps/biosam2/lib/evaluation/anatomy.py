@@ -18,8 +18,8 @@ SHAPE = (128, 128, 24)  # voxels (i, j, k)
 SPACING = (2.0, 2.0, 5.0)  # mm
 ORGANS = 5
 # of one patient against another
-TURN, SCALE, SHIFT = 8.0, 0.08, 5.0  # degrees about k, deviation of the size, voxels
-BEND, BUMPS = 4.0, 4  # voxels that points move by (deviation), bumps across the volume
+TURN, SCALE, SHIFT = 8.0, 0.08, 0.04  # degrees about k; deviations of size and place, of the volume's sides
+BEND, BUMPS = 0.03, 4  # deviation by which points move, of the volume's sides; bumps across it
 SWELL = 0.12  # deviation of each organ's size by itself
 CONTRAST, LEAST = 0.12, 0.12  # deviation of a tissue's brightness, 0 to 1; gap to what is around it
 BIAS, NOISE = 0.1, 0.04  # deviation of the field of brightness and, at most, of the noise
@@ -122,8 +122,8 @@ class Anatomy:
         shape = np.array(self.shape)
         grid = np.indices(self.shape, np.float32)
         bend = np.stack([_field(rng, self.shape, (BUMPS,) * 3) for _ in range(3)])
-        bend *= BEND * np.array([1, 1, 0.4])[:, None, None, None]
-        shift = rng.normal(0, SHIFT, 3) * [1, 1, 0.4]
+        bend *= BEND * (shape * [1, 1, 2])[:, None, None, None]
+        shift = rng.normal(0, SHIFT, 3) * shape * [1, 1, 2]
         centred = grid + bend - ((shape - 1) / 2 + shift)[:, None, None, None]
         angle = np.deg2rad(rng.normal(0, TURN))
         size = np.exp(rng.normal(0, SCALE)) * np.exp(rng.normal(0, SCALE / 2, 3))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,8 @@ import numpy as np
 from lib import work
 from lib.imaging.volume import Volume
 from lib.imaging.window import Window
-from lib.infers.interactive import InteractiveTask, Slices, blank, paste
+from lib.infers.image_task import Slices, blank, paste
+from lib.infers.interactive import InteractiveTask, indexes
 from lib.prompts.prompts import Prompts
 from lib.sam.model import Model, ModelSlot
 from lib.sam.segment import segment
@@ -24,8 +24,8 @@ class SliceTask(InteractiveTask):
         super().__init__(slot, settings, 2, "BioSAM-2: clicks and boxes on one slice")
 
     def answer(
-        self, model: Model, volume: Volume, window: Window, prompts: Prompts, request: Mapping[str, Any]
-    ) -> tuple[np.ndarray, dict[str, Any]]:
+        self, model: Model, volume: Volume, window: Window, prompts: Prompts
+    ) -> tuple[np.ndarray, dict[str, int], dict[str, Any]]:
         planes = Slices(volume, window, prompts.slice_axis)
         labels = blank(volume, len(prompts.objects))
         scores: dict[str, float] = {}
@@ -41,4 +41,4 @@ class SliceTask(InteractiveTask):
             paste(labels, prompts.slice_axis, index, found.mask, value)
             scores[obj.label] = round(found.score, 4)
             cached &= found.cached
-        return labels, {"score": scores, "cached": cached, "slice": index}
+        return labels, indexes(prompts), {"score": scores, "cached": cached, "slice": index}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,8 @@ import numpy as np
 from lib import work
 from lib.imaging.volume import Volume
 from lib.imaging.window import Window
-from lib.infers.interactive import InteractiveTask, Slices, blank, paste
+from lib.infers.image_task import Slices, blank, paste
+from lib.infers.interactive import InteractiveTask, indexes
 from lib.prompts.prompts import Prompts
 from lib.sam.model import Model, ModelSlot
 from lib.sam.propagate import Target, propagate
@@ -27,8 +27,8 @@ class VolumeTask(InteractiveTask):
         super().__init__(slot, settings, 3, "BioSAM-2: prompts propagated through the volume")
 
     def answer(
-        self, model: Model, volume: Volume, window: Window, prompts: Prompts, request: Mapping[str, Any]
-    ) -> tuple[np.ndarray, dict[str, Any]]:
+        self, model: Model, volume: Volume, window: Window, prompts: Prompts
+    ) -> tuple[np.ndarray, dict[str, int], dict[str, Any]]:
         planes = Slices(volume, window, prompts.slice_axis)
         targets = []
         for obj in prompts.objects:
@@ -55,7 +55,7 @@ class VolumeTask(InteractiveTask):
             obj.label: round(float(np.mean(scores[number])), 4) if scores[number] else 0.0
             for number, obj in enumerate(prompts.objects)
         }
-        return labels, {"score": score, "cached": model.encoded == encoded}
+        return labels, indexes(prompts), {"score": score, "cached": model.encoded == encoded}
 
 
 def _report(done: int, total: int) -> None:

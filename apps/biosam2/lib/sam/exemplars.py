@@ -7,6 +7,7 @@ outline is. Each time the labelled patients are asked one by one, and vote.
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
@@ -64,6 +65,8 @@ class Found:
     ----------
     mask : ndarray of bool, (A, B)
         Empty where the structure is absent.
+    logits : ndarray float32 (A, B)
+        How sure that is, voxel by voxel: above 0 it is the structure, if that is there at all.
     presence : float
         Object score, the mean of all votes: above 0 the structure is there.
     score : float
@@ -74,6 +77,7 @@ class Found:
     """
 
     mask: np.ndarray
+    logits: np.ndarray
     presence: float
     score: float
     disagreement: float
@@ -102,19 +106,22 @@ class Memories:
     def __init__(self, most: int = REMEMBERED) -> None:
         self.most = most
         self._kept: OrderedDict[tuple, dict] = OrderedDict()
+        self._lock = threading.Lock()
 
     def of(self, model: Model, exemplar: Exemplar, view: View) -> dict:
         """The memory of one in a view, as sam2 keeps that of a prompted slice."""
         key = (model.checkpoint.version, model.size, exemplar.key, view)
-        found = self._kept.get(key)
+        with self._lock:
+            found = self._kept.get(key)
         if found is None:
             one = Remembering(model, lambda _: exemplar.plane, 1, view)
             one._condition_on_mask(0, exemplar.mask)
             found = one.memory.conditioning[0]
-        self._kept[key] = found
-        self._kept.move_to_end(key)
-        while len(self._kept) > self.most:
-            self._kept.popitem(last=False)
+        with self._lock:
+            self._kept[key] = found
+            self._kept.move_to_end(key)
+            while len(self._kept) > self.most:
+                self._kept.popitem(last=False)
         return found
 
 
@@ -197,7 +204,7 @@ def _find(
             logits = np.where(inside, (logits + near_logits) / 2, logits)
             presence, score = (presence + near_presence) / 2, (score + near_score) / 2
         mask = (logits > 0) if presence > 0 else np.zeros(shape, bool)
-        yield Found(mask, presence, score, disagreement(masks))
+        yield Found(mask, logits, presence, score, disagreement(masks))
         step()
 
 

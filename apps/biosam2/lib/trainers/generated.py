@@ -175,7 +175,8 @@ def _bent(rng: np.random.Generator, labels: np.ndarray) -> np.ndarray:
     """A label map as it lies in another patient."""
     size = labels.shape[0]
     turn, middle = np.deg2rad(rng.normal(0, TURN)), (size - 1) / 2
-    y, x = (np.indices(labels.shape, np.float32).reshape(2, -1) - middle) * np.exp(rng.normal(0, SCALE, (2, 1)))
+    y, x = np.indices(labels.shape, np.float32).reshape(2, -1) - middle
+    y, x = np.exp(rng.normal(0, SCALE, (2, 1))) * [y, x]
     places = np.stack([y * np.cos(turn) - x * np.sin(turn), y * np.sin(turn) + x * np.cos(turn)])
     places += middle + rng.normal(0, SHIFT * size, (2, 1))
     cells = int(rng.integers(2, 7))

@@ -19,7 +19,7 @@ from lib.imaging.window import stretched
 from lib.sam.exemplars import FAR
 from lib.trainers import simulate
 from lib.trainers.clips import PRESENCE, remember_mask
-from lib.trainers.generated import SCENE_SIZE, acquire, generate_patients, is_seen
+from lib.trainers.generated import generate_patients, is_seen
 from lib.trainers.losses import score_loss
 from lib.trainers.pretrain import ask, normalise
 from lib.trainers.views import STRETCHED, TARGETS_A_CLIP, View, resized, turned
@@ -57,7 +57,7 @@ class PatientViews(IterableDataset):
                 s
                 for s in structures
                 if LEAST <= s[0].sum() < 0.5 * s[0].size
-                and all(not m.any() or is_seen(image, m, 0.04, 0.4) for image, m in zip(images, s, strict=True))
+                and all(is_seen(i, m, 0.04, 0.4) for i, m in zip(images, s, strict=True) if m.any())
             ]
             # who has it is not to be told by how often it is there
             if good and any(m.any() for s in good for m in s[1:]):

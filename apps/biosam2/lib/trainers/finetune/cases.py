@@ -71,7 +71,7 @@ def labelled_cases(datastore: Datastore) -> tuple[list[LabelledCase], list[LeftO
     cases, left_out = [], []
     for image in sorted(datastore.get_labeled_images(DefaultLabelTag.FINAL)):
         try:
-            cases.append(_case(datastore, image))
+            cases.append(labelled_case(datastore, image))
         except Unavailable:
             raise
         except (UserError, MONAILabelException, OSError) as error:
@@ -79,7 +79,14 @@ def labelled_cases(datastore: Datastore) -> tuple[list[LabelledCase], list[LeftO
     return cases, left_out
 
 
-def _case(datastore: Datastore, image: str) -> LabelledCase:
+def labelled_case(datastore: Datastore, image: str) -> LabelledCase:
+    """One image with a final label.
+
+    Raises
+    ------
+    UserError
+        If image or label were deleted.
+    """
     image_path = datastore.get_image_uri(image)
     label_path = datastore.get_label_uri(image, DefaultLabelTag.FINAL)
     if not image_path or not Path(image_path).exists():

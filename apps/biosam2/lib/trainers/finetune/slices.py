@@ -39,6 +39,11 @@ class CachedCase:
     def structures(self) -> list[str]:
         return list(json.loads((self.folder / ABOUT).read_text())["structures"])
 
+    @cached_property
+    def values(self) -> list[int]:
+        """Those that the structures have in the label itself."""
+        return list(json.loads((self.folder / ABOUT).read_text())["values"])
+
     @property
     def label(self) -> Path:
         """The label resampled onto the image's grid, with its own values."""

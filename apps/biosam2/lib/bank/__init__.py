@@ -1,0 +1,1 @@
+"""The label bank: what has been labelled, as exemplars for what has not."""

@@ -1,0 +1,192 @@
+"""The final labels of the datastore as exemplars: the labelled slices nearest to an image."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.exception import MONAILabelException
+
+from lib.errors import UserError
+from lib.sam.exemplars import Exemplar, pooled
+from lib.sam.model import Model
+from lib.trainers.finetune.cases import LabelledCase, labelled_case
+from lib.trainers.finetune.slices import LABELS, PIXELS, CachedCase, cache_case, forget_others
+from lib.trainers.retrain.monai_label import FinalLabels
+
+logger = logging.getLogger(__name__)
+
+PATIENTS = 5  # labelled patients that are asked about a structure, the nearest ones
+VOTERS = 2  # groups that they vote in
+SLICES = 4  # of each patient and structure
+SMALLEST = 12  # pixels of a structure on an exemplar
+
+
+@dataclass(frozen=True, eq=False)
+class _Known:
+    """A labelled case, its slices on disk, and what they look like."""
+
+    case: LabelledCase
+    cached: CachedCase
+    pixels: np.ndarray
+    labels: np.ndarray
+    areas: np.ndarray  # (slices, structures + 1)
+
+    @classmethod
+    def of(cls, case: LabelledCase, cached: CachedCase) -> _Known:
+        pixels, labels = (np.load(cached.folder / name, mmap_mode="r") for name in (PIXELS, LABELS))
+        most = len(cached.structures) + 1
+        areas = np.stack([np.bincount(plane.ravel(), minlength=most) for plane in labels])
+        return cls(case, cached, pixels, labels, areas)
+
+    def has(self, structure: str) -> bool:
+        return structure in self.cached.structures and bool(
+            (self.areas[:, 1 + self.cached.structures.index(structure)] >= SMALLEST).any()
+        )
+
+    def embeddings(self, model: Model) -> np.ndarray:
+        """Of its slices, float32 (K, C); kept on disk beside them."""
+        path = self.cached.folder / f"embeddings-{model.checkpoint.version}-{model.size}.npy"
+        try:
+            return np.load(path)
+        except (OSError, ValueError):
+            found = np.stack([pooled(model, np.asarray(plane)) for plane in self.pixels])
+        part = path.with_suffix(".part")
+        with open(part, "wb") as file:
+            np.save(file, found)
+        os.replace(part, path)
+        return found
+
+    def exemplars(self, model: Model, structure: str, voter: int) -> list[Exemplar]:
+        """Slices of a structure: from its first to its last, in even steps."""
+        value = 1 + self.cached.structures.index(structure)
+        on = np.flatnonzero(self.areas[:, value] >= SMALLEST)
+        chosen = on[np.unique(np.linspace(0, len(on) - 1, min(SLICES, len(on))).round().astype(int))]
+        embeddings = self.embeddings(model)
+        return [
+            Exemplar(
+                (self.case.sha256, int(index), value),
+                voter,
+                np.asarray(self.pixels[index]),
+                np.asarray(self.labels[index] == value),
+                embeddings[index],
+            )
+            for index in chosen
+        ]
+
+
+class LabelBank:
+    """Kept up with the datastore's final labels; several threads may ask.
+
+    Parameters
+    ----------
+    datastore : callable
+        The app's datastore.
+    folder : Path
+        Where the slices of the labelled cases are kept; see `lib.trainers.finetune.slices`.
+    """
+
+    def __init__(self, datastore: Callable[[], Datastore], folder: Path) -> None:
+        self._datastore, self._folder = datastore, folder
+        self._stamps = FinalLabels(datastore)
+        self._lock = threading.Lock()
+        self._seen: dict[str, str] = {}
+        self._known: dict[str, _Known] = {}
+
+    def refresh(self) -> None:
+        """Read what is new or changed since the last time.
+
+        Raises
+        ------
+        Unavailable
+            If the labels are in an archive that does not answer.
+        """
+        with self._lock:
+            now = self._stamps()
+            if now == self._seen:
+                return
+            known = {image: k for image, k in self._known.items() if now.get(image) == self._seen.get(image)}
+            for image in sorted(now.keys() - known.keys()):
+                found = self._read(image)
+                if found is not None:
+                    known[image] = found
+            self._known, self._seen = known, now
+            forget_others(self._folder, [k.case for k in known.values()])
+
+    def _read(self, image: str) -> _Known | None:
+        try:
+            case = labelled_case(self._datastore(), image)
+            return _Known.of(case, cache_case(case, self._folder))
+        except (UserError, MONAILabelException, OSError) as error:
+            logger.warning("the label of %s is no exemplar: %s", image, getattr(error, "msg", error))
+            return None
+
+    @property
+    def fingerprint(self) -> str:
+        """Stands for all labels; "" while there is none. The same labels have the same."""
+        known = sorted(k.case.sha256 for k in self._known.values())
+        return hashlib.sha256(" ".join(known).encode()).hexdigest()[:12] if known else ""
+
+    def structures(self) -> dict[str, int]:
+        """The names in all labels, and the index that each has in most of them; no two have the same."""
+        counts: Counter[tuple[str, int]] = Counter()
+        for known in list(self._known.values()):
+            counts.update(zip(known.cached.structures, known.cached.values, strict=True))
+        found: dict[str, int] = {}
+        taken: set[int] = set()
+        for (name, value), _ in sorted(counts.items(), key=lambda item: (-item[1], item[0][1], item[0][0])):
+            if name not in found and value not in taken:
+                found[name] = value
+                taken.add(value)
+        for name, _ in sorted(counts):
+            if name not in found:  # another structure has its index
+                found[name] = next(n for n in range(1, len(counts) + 2) if n not in taken)
+                taken.add(found[name])
+        return dict(sorted(found.items(), key=lambda item: item[1]))
+
+    def exemplars(
+        self, model: Model, structure: str, embeddings: np.ndarray, without: Path | None = None
+    ) -> list[Exemplar]:
+        """Slices of a structure in the labelled cases nearest to an image.
+
+        Parameters
+        ----------
+        model : Model
+        structure : str
+        embeddings : ndarray float32 (K, C)
+            Of the image's slices, see `lib.sam.exemplars.pooled`.
+        without : Path, optional
+            The image: its own label is no exemplar of it.
+
+        Returns
+        -------
+        list of Exemplar
+            Empty if no case has the structure.
+        """
+        cases = [
+            known
+            for known in list(self._known.values())
+            if known.has(structure)
+            and (without is None or known.case.pair.image.resolve() != without.resolve())
+        ]
+        near = sorted(cases, key=lambda known: -_likeness(known.embeddings(model), embeddings))[:PATIENTS]
+        return [e for n, known in enumerate(near) for e in known.exemplars(model, structure, n % VOTERS)]
+
+
+def _likeness(some: np.ndarray, others: np.ndarray) -> float:
+    """Mean over the slices of one image of how alike the most alike slice of the other is: cosine."""
+    return float((others @ some.T).max(1).mean())
+
+
+def middle(embeddings: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+    """The embedding of an image from those of its slices: float32 (C,), of length 1."""
+    mean = np.mean(embeddings, 0)
+    return (mean / max(float(np.linalg.norm(mean)), 1e-6)).astype(np.float32)

@@ -1,0 +1,98 @@
+"""`biosam2_auto`: no prompts; the structures that have been labelled before, found in another image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from monailabel.interfaces.tasks.infer_v2 import InferType
+
+from lib import work
+from lib.bank.bank import LabelBank
+from lib.bank.pipeline import prelabel
+from lib.errors import Conflict, UserError
+from lib.imaging.volume import Volume
+from lib.imaging.window import Window
+from lib.infers.image_task import ImageTask, Slices
+from lib.sam.exemplars import Memories
+from lib.sam.model import Model, ModelSlot
+from lib.settings import Settings
+
+NONE_YET = (
+    "No image has a final label yet that structures could be learned from: label one and submit it, then "
+    "biosam2_auto finds the same structures on the others."
+)
+
+
+class AutoTask(ImageTask[frozenset[str]]):
+    """Automatic segmentation from the label bank (`lib.bank`), from the first submitted label on.
+
+    Parameters
+    ----------
+    slot : ModelSlot
+    settings : Settings
+    bank : LabelBank
+    """
+
+    def __init__(self, slot: ModelSlot, settings: Settings, bank: LabelBank) -> None:
+        super().__init__(
+            slot,
+            settings,
+            3,
+            InferType.SEGMENTATION,
+            "BioSAM-2: the structures of the submitted labels, found without prompts",
+        )
+        self.bank, self.memories = bank, Memories()
+
+    def info(self) -> dict[str, Any]:
+        """With the structures that the bank has now, and their indexes, as clients list them."""
+        return {**super().info(), "labels": self.bank.structures() or list(self.settings.labels)}
+
+    def read(self, request: Mapping[str, Any], volume: Volume) -> frozenset[str]:
+        """The structures asked for: those of `label_prompt` (indexes) or `label`, or else all.
+
+        Raises
+        ------
+        Conflict
+            If there is no label yet.
+        UserError
+            If a structure is none of the bank's.
+        """
+        self.bank.refresh()
+        known = self.bank.structures()
+        if not known:
+            raise Conflict(NONE_YET)
+        asked = request.get("label_prompt") or request.get("label")
+        if not asked:
+            return frozenset(known)
+        by_index = {index: name for name, index in known.items()}
+        names = []
+        for one in asked if isinstance(asked, list) else [asked]:
+            name = by_index.get(one) if isinstance(one, int) else one
+            if not isinstance(name, str) or name not in known:
+                raise UserError(f'label "{str(one)[:80]}" is not one of {", ".join(known)}.')
+            names.append(name)
+        return frozenset(names)
+
+    def answer(
+        self, model: Model, volume: Volume, window: Window, asked: frozenset[str]
+    ) -> tuple[np.ndarray, dict[str, int], dict[str, Any]]:
+        axis = volume.slice_axis
+        planes = Slices(volume, window, axis)
+        found = prelabel(
+            model,
+            planes,
+            len(planes),
+            self.bank,
+            self.memories,
+            volume.path,
+            asked.__contains__,
+            work.report,
+            work.is_cancelled,
+        )
+        score = {
+            name: round(float(np.mean([one.score for one in slices if one.mask.any()] or [0.0])), 4)
+            for name, slices in found.found.items()
+        }
+        return np.moveaxis(found.labels, 0, axis), dict(found.indexes), {"score": score, "cached": False}

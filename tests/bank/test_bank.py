@@ -1,0 +1,92 @@
+"""The label bank follows the datastore's final labels."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lib.sam.exemplars import pooled
+
+from .conftest import NAMES
+
+
+def embeddings(slot, voxels: np.ndarray) -> np.ndarray:
+    return np.stack([pooled(slot.get(), voxels[..., k]) for k in range(voxels.shape[2])])
+
+
+def test_it_has_what_is_labelled(site, bank):
+    bank.refresh()
+    assert bank.structures() == {} and bank.fingerprint == ""
+    site.label(0)
+    bank.refresh()
+    assert bank.structures() == {"liver": 1, "spleen": 2}
+    one = bank.fingerprint
+    bank.refresh()
+    assert bank.fingerprint == one != ""
+    site.label(1)
+    bank.refresh()
+    assert bank.fingerprint != one
+    site.datastore().remove_label("patient1", "final")
+    bank.refresh()
+    assert bank.fingerprint == one
+
+
+def test_a_label_that_was_changed_is_read_again(site, bank, slot):
+    site.label(0)
+    bank.refresh()
+    before = bank.exemplars(slot.get(), "liver", embeddings(slot, site.anatomy.patient(1).pixels))
+    site.label(0, voxels=np.where(site.truth(0) == 1, 2, 0).astype(np.uint8))
+    bank.refresh()
+    after = bank.exemplars(slot.get(), "spleen", embeddings(slot, site.anatomy.patient(1).pixels))
+    assert bank.structures() == {"spleen": 2}
+    assert sum(e.mask.sum() for e in after) == sum(e.mask.sum() for e in before) > 0
+    assert {e.key[0] for e in after}.isdisjoint(e.key[0] for e in before)
+
+
+def test_an_index_belongs_to_the_name_that_most_labels_give_it(site, bank):
+    for number, names in enumerate(
+        [{1: "liver", 2: "spleen"}, {1: "liver", 2: "spleen"}, {1: "spleen", 2: "stomach"}]
+    ):
+        site.label(number, names)
+    bank.refresh()
+    assert bank.structures() == {"liver": 1, "spleen": 2, "stomach": 3}
+
+
+def test_exemplars_are_slices_of_the_structure(site, bank, slot):
+    for number in range(3):
+        site.label(number)
+    bank.refresh()
+    model = slot.get()
+    target = embeddings(slot, site.anatomy.patient(3).pixels)
+    found = bank.exemplars(model, "spleen", target)
+    assert len({e.key[0] for e in found}) == 3
+    truths = [site.truth(n) == 2 for n in range(3)]
+    for exemplar in found:
+        assert any(np.array_equal(exemplar.mask, t[..., k]) for t in truths for k in range(t.shape[2]))
+        assert exemplar.mask.sum() >= 12
+        assert (
+            np.linalg.norm(exemplar.embedding) == np.float32(1)
+            or abs(np.linalg.norm(exemplar.embedding) - 1) < 1e-5
+        )
+    assert bank.exemplars(model, "kidney", target) == []
+
+
+def test_an_image_is_no_exemplar_of_itself(site, bank, slot):
+    site.label(0)
+    site.label(1)
+    bank.refresh()
+    target = embeddings(slot, site.anatomy.patient(0).pixels)
+    both = bank.exemplars(slot.get(), "liver", target)
+    other = bank.exemplars(slot.get(), "liver", target, without=site.path(0))
+    assert len({e.key[0] for e in both}) == 2 and len({e.key[0] for e in other}) == 1
+    # it is the most alike of all, so that it comes first where it may
+    assert both[0].key[0] not in {e.key[0] for e in other}
+
+
+def test_a_label_that_cannot_be_read_spoils_nothing(site, bank):
+    site.label(0)
+    site.label(1)
+    path = site.datastore().get_label_uri("patient1", "final")
+    with open(path, "wb") as file:
+        file.write(b"no label")
+    bank.refresh()
+    assert bank.structures() == {name: index for index, name in NAMES.items()}
