@@ -49,20 +49,34 @@ class AutoTask(ImageTask[frozenset[str]]):
         """With the structures that the bank has now, and their indexes, as clients list them."""
         return {**super().info(), "labels": self.bank.structures() or list(self.settings.labels)}
 
+    def ready(self) -> None:
+        """Read what was labelled since the last time.
+
+        Raises
+        ------
+        Conflict
+            If there is no label yet.
+        """
+        self.bank.refresh()
+        if not self.bank.structures():
+            raise Conflict(NONE_YET)
+
+    def made_of(self) -> dict[str, str]:
+        """What an answer depends on besides the image: the weights and the labels."""
+        return {"checkpoint": self.slot.get().checkpoint.version, "labels": self.bank.fingerprint}
+
     def read(self, request: Mapping[str, Any], volume: Volume) -> frozenset[str]:
         """The structures asked for: those of `label_prompt` (indexes) or `label`, or else all.
 
         Raises
         ------
         Conflict
-            If there is no label yet.
+            See `ready`.
         UserError
             If a structure is none of the bank's.
         """
-        self.bank.refresh()
+        self.ready()
         known = self.bank.structures()
-        if not known:
-            raise Conflict(NONE_YET)
         asked = request.get("label_prompt") or request.get("label")
         if not asked:
             return frozenset(known)
@@ -95,4 +109,12 @@ class AutoTask(ImageTask[frozenset[str]]):
             name: round(float(np.mean([one.score for one in slices if one.mask.any()] or [0.0])), 4)
             for name, slices in found.found.items()
         }
-        return np.moveaxis(found.labels, 0, axis), dict(found.indexes), {"score": score, "cached": False}
+        return (
+            np.moveaxis(found.labels, 0, axis),
+            dict(found.indexes),
+            {
+                "score": score,
+                "cached": False,
+                "made_of": self.made_of(),
+            },
+        )

@@ -30,7 +30,7 @@ router = APIRouter()
 
 # Both become names of folders on the server.
 _SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 
 
@@ -155,7 +155,7 @@ def _checked_params(params: str) -> dict[str, Any]:
         shown = params if len(params) <= 80 else f"{params[:77]}..."
         raise UserError(f'params must be a JSON object such as {{"foreground": [[10, 20, 3]]}}, not {shown}.')
     tag = found.get("label_tag", "original")
-    if not isinstance(tag, str) or not _TAG.fullmatch(tag):
+    if not isinstance(tag, str) or not TAG.fullmatch(tag):
         raise UserError(f'label_tag must be a plain name such as "original", not {str(tag)[:80]!r}.')
     return found
 

@@ -5,7 +5,19 @@ from __future__ import annotations
 from fastapi import FastAPI
 from monailabel.config import settings
 
-from lib.server import activelearning, errors, infer, ohif, paths, progress, status, threads, train, versions
+from lib.server import (
+    activelearning,
+    batch,
+    errors,
+    infer,
+    ohif,
+    paths,
+    progress,
+    status,
+    threads,
+    train,
+    versions,
+)
 from lib.server.queue import LONG_AT_ONCE, WorkQueue
 
 
@@ -15,6 +27,7 @@ def install(app: FastAPI) -> None:
     app.state.work_queue = WorkQueue(long_at_once=at_once if at_once > 0 else LONG_AT_ONCE)
     app.router.routes[:0] = [
         *infer.router.routes,
+        *batch.router.routes,
         *progress.router.routes,
         *ohif.router.routes,
         *activelearning.router.routes,
