@@ -12,7 +12,7 @@ BLOCK = 1024  # embeddings that are measured against all others at once
 class Distances:
     """Embeddings by row, and the distance of each to the nearest of some rows, the centres.
 
-    A change costs one product of all embeddings with those that changed, n x D for one: about 5 ms for 100,000
+    A change costs one product of all embeddings with those that changed, n x D for one: 5 ms for 100,000
     embeddings of 128 numbers, 11 ms for 256. Nothing is computed when a distance is asked for.
 
     Attributes
