@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from lib.trainers.finetune import samples
 from lib.trainers.finetune.samples import FRAMES, TARGETS, Samples
@@ -235,3 +236,28 @@ def test_all_cases_are_drawn_from(cached, own, monkeypatch):
     drawn = Samples(cases, SIZE, 0.0, 0, range(40))
     flat = sum(float(drawn[place]["images"].float().std()) < 5 for place in range(40))
     assert 10 < flat < 30
+
+
+def test_samples_across_cases(cached, own):
+    """Every structure is in the first case; the others have it where they do, by name."""
+    shapes = [(44, 36, 10), (60, 50, 8), (44, 36, 10)]
+    cases = [cached(*scan(seed, shape, count=2)) for seed, shape in enumerate(shapes)]
+    drawn = Samples(cases, SIZE, 0.0, 0, range(60), across=0.9)
+    found = [sample for sample in (drawn[n] for n in range(60)) if sample["crossing"]]
+    assert len(found) > 40
+    gone = 0
+    for sample in found:
+        assert sample["images"].shape == (FRAMES, SIZE, SIZE, 3)
+        assert sample["masks"].shape == (TARGETS, FRAMES, SIZE, SIZE)
+        for masks in sample["masks"].numpy():
+            assert masks[0].any()
+            gone += int((~masks.any((1, 2))).sum())
+            for image, mask in zip(sample["images"].numpy(), masks, strict=True):
+                grey = image.mean(-1)
+                if 20 < mask.sum() < 0.5 * mask.size:  # the structures are what stands out in these scans
+                    ring = ndimage.binary_dilation(mask, iterations=3) & ~ndimage.binary_dilation(mask)
+                    inside, around = np.median(grey[mask > 0]), np.median(grey[ring > 0])
+                    assert abs(inside - around) > 5
+    assert gone
+    alone = Samples(cases[:1], SIZE, 0.0, 0, range(20), across=0.9)
+    assert not any(alone[n]["crossing"] for n in range(20))

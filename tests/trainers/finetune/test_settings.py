@@ -32,6 +32,7 @@ def test_slicer_sends_text():
         ("learning_rate", "nan"),
         ("learning_rate", [1]),
         ("clips", 0.95),
+        ("across", 1),
         ("clips", float("nan")),
         ("loss", "hinge"),
         ("image_size", 300),

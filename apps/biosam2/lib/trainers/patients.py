@@ -62,32 +62,36 @@ class PatientViews(IterableDataset):
             # who has it is not to be told by how often it is there
             if good and any(m.any() for s in good for m in s[1:]):
                 order = rng.permutation(len(good))
-                yield _view(rng, images, [good[n] for n in order], self.size)
+                yield patients_view(rng, images, [good[n] for n in order], self.size)
 
 
-def _view(
+def patients_view(
     rng: np.random.Generator,
     images: Sequence[np.ndarray],
     structures: Sequence[Sequence[np.ndarray]],
     size: int,
 ) -> View:
-    """The patients whole, or each through a window of its own around the first structure."""
-    limit = images[0].shape[0]
+    """The patients whole, or each through a window of its own around the first structure.
+
+    Parameters
+    ----------
+    images : sequence of ndarray uint8 (H, H, 3), one a patient
+        Squares, of any sizes.
+    structures : sequence, one a structure, of sequences of ndarray bool (H, H), one a patient
+        None is empty in the first patient.
+    size : int
+
+    Returns
+    -------
+    View
+        image (F, S, S, 3), masks (T, F, S, S); with fewer structures in sight they repeat.
+    """
     turn, stretch = turned(rng), rng.random() < STRETCHED
-    if rng.random() < WHOLE:
-        windows = [(slice(0, limit),) * 2] * len(images)
-    else:
-        side = float(np.exp(rng.uniform(np.log(NEAREST), np.log(FARTHEST)))) * _extent(structures[0][0])
-        side = int(np.clip(side, 40, limit))
-        windows = []
-        middle = np.array(ndimage.center_of_mass(structures[0][0]))
-        for mask in structures[0]:
-            # where it is not, somebody looks for it where it would be
-            place = np.array(ndimage.center_of_mass(mask)) if mask.any() else middle
-            start = place - side / 2 + rng.uniform(-ASIDE, ASIDE, 2) * side
-            first, second = (int(np.clip(round(s), 0, limit - side)) for s in start)
-            windows.append((slice(first, first + side), slice(second, second + side)))
-    chosen = [s for s in structures if s[0][windows[0]].sum() >= LEAST][:TARGETS_A_CLIP]
+    windows = [(slice(0, len(image)),) * 2 for image in images]
+    if rng.random() >= WHOLE:
+        scale = float(np.exp(rng.uniform(np.log(NEAREST), np.log(FARTHEST))))
+        windows = [_around(rng, masks, structures[0][0], scale) for masks in structures[0]]
+    chosen = [s for s in structures if s[0][windows[0]].sum() >= LEAST][:TARGETS_A_CLIP] or [structures[0]]
     views = []
     for t, (image, window) in enumerate(zip(images, windows, strict=True)):
         part = stretched(image[window]) if stretch else image[window]
@@ -96,12 +100,32 @@ def _view(
     return View(np.stack([view.image for view in views]), masks[np.arange(TARGETS_A_CLIP) % len(chosen)])
 
 
+def _around(
+    rng: np.random.Generator, mask: np.ndarray, first: np.ndarray, scale: float
+) -> tuple[slice, slice]:
+    """A square around a structure, or around where it would be if it is missing.
+
+    `first` is the structure in the first patient, whose image may be of another size.
+    """
+    limit, share = len(mask), len(mask) / len(first)
+    side = int(np.clip(scale * share * _extent(first), min(40, limit), limit))
+    place = np.array(ndimage.center_of_mass(mask if mask.any() else first)) * (1 if mask.any() else share)
+    start = place - side / 2 + rng.uniform(-ASIDE, ASIDE, 2) * side
+    low, left = (int(np.clip(round(s), 0, limit - side)) for s in start)
+    return slice(low, low + side), slice(left, left + side)
+
+
 def _extent(mask: np.ndarray) -> int:
     return int(max(np.ptp(np.flatnonzero(mask.any(axis))) for axis in (0, 1))) + 1
 
 
 def patients_loss(
-    network: SAM2Base, images: torch.Tensor, masks: torch.Tensor, balance: float, draws: bool = True
+    network: SAM2Base,
+    images: torch.Tensor,
+    masks: torch.Tensor,
+    balance: float,
+    draws: bool = True,
+    focal: bool = False,
 ) -> torch.Tensor:
     """Loss of the masks that memory makes of patients, after others with theirs; of any number of these.
 
@@ -109,7 +133,7 @@ def patients_loss(
     ----------
     images : Tensor uint8 (B, F, S, S, 3)
     masks : Tensor uint8 (B, T, F, S, S), 0 or 1
-    balance
+    balance, focal
         See `lib.trainers.losses.mask_loss`.
     draws : bool
         Whether the network sees its prompts drawn; here there are none.
@@ -150,7 +174,7 @@ def patients_loss(
         labels = torch.full((rows, 1), simulate.PADDING, dtype=torch.int32, device=images.device)
         logits, scores, _, score = ask(network, fused, high, points, labels, None, True, draws)
         if present.any():
-            part, _ = score_loss(logits[present], scores[present], target[present], balance, False)
+            part, _ = score_loss(logits[present], scores[present], target[present], balance, focal)
             loss = loss + part * present.float().mean()
         loss = loss + PRESENCE * F.binary_cross_entropy_with_logits(score[:, 0], present.float())
     return loss / (frames - known)

@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from lib.trainers.clips import clip_loss
 from lib.trainers.finetune.optimizer import MuonAndAdamW
 from lib.trainers.finetune.settings import TrainSettings
+from lib.trainers.patients import patients_loss
 from lib.trainers.pretrain import image_loss
 
 # of the learning rate, for each block further from the output (SAM 2's own training): the first blocks of
@@ -99,6 +100,8 @@ class Trainable(nn.Module):
             torch.autocast("cuda", dtype=torch.bfloat16, enabled=images.is_cuda),
         ):
             torch.manual_seed(sample["seed"])
+            if sample.get("crossing"):
+                return patients_loss(self.network, images, masks, 0.0, self.draws, focal)
             if images.ndim == 5:
                 return clip_loss(self.network, images, masks, 0.0, self.draws, focal)
             return image_loss(self.network, images, masks, 0.0, CORRECTIONS, self.draws, focal)

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from lib.trainers.finetune.slices import CachedCase
 from lib.trainers.generated import acquire, generate_scene, is_seen
+from lib.trainers.patients import LEAST, patients_view
 from lib.trainers.real import Scan, large_pieces, scanned_again
 from lib.trainers.views import View, clip_view, look_at
 
@@ -25,6 +26,7 @@ TARGETS = 3  # structures, or pieces of them, asked for in one view: the slice i
 PIECES = 0.3  # share of the views that ask for the connected pieces of structures as well
 SMALLEST = 9  # pixels of a slice
 ATTEMPTS = 20
+WITH_IT = 0.7  # share of the slices of other cases that are chosen because they have the structure
 
 
 def can_be_shown(case: CachedCase) -> bool:
@@ -46,24 +48,40 @@ class Samples(Dataset):
     seed : int
     numbers : sequence of int
         The samples that are this process's, in order.
+    across : float
+        Share of the samples that are slices of several cases (`lib.trainers.patients`).
     """
 
     def __init__(
-        self, cases: Sequence[CachedCase], size: int, clips: float, seed: int, numbers: Sequence[int]
+        self,
+        cases: Sequence[CachedCase],
+        size: int,
+        clips: float,
+        seed: int,
+        numbers: Sequence[int],
+        across: float = 0.0,
     ) -> None:
         self.scans = [case.scan() for case in cases]
-        self.size, self.clips, self.seed, self.numbers = size, clips, seed, list(numbers)
+        self.names = [case.structures for case in cases]
+        self.size, self.clips, self.across, self.seed = size, clips, across, seed
+        self.numbers = list(numbers)
 
     def __len__(self) -> int:
         return len(self.numbers)
 
     def __getitem__(self, place: int) -> dict[str, Any]:
-        """`images` uint8 (S, S, 3) or (F, S, S, 3); `masks` uint8 (T[, F], S, S); `seed` for the prompts."""
+        """A sample: `images` uint8 (S, S, 3) or (F, S, S, 3), `masks` uint8 (T[, F], S, S), and two more.
+
+        These are `seed`, for the prompts, and `crossing`, whether the slices are of several cases.
+        """
         number = self.numbers[place]
         rng = np.random.default_rng((self.seed, number))
         for _ in range(ATTEMPTS):
+            crossing = False
             if rng.random() < REHEARSED:
                 view = _rehearsal(rng, self.size)
+            elif self.across and rng.random() < self.across:
+                view, crossing = self._across(rng), True
             else:
                 scan = self.scans[rng.integers(len(self.scans))]
                 view = self._clip(rng, scan) if rng.random() < self.clips else None
@@ -74,6 +92,7 @@ class Samples(Dataset):
                     "images": torch.from_numpy(view.image),
                     "masks": torch.from_numpy(masks),
                     "seed": int(rng.integers(2**31)),
+                    "crossing": crossing,
                 }
         raise RuntimeError("no structure of the cases is large enough to be looked at")
 
@@ -108,6 +127,38 @@ class Samples(Dataset):
         look = int(rng.integers(2**31))  # one scanner for all slices
         images = [scanned_again(np.random.default_rng(look), image) for image, _ in slices]
         return clip_view(rng, images, structures, 0, self.size)
+
+    def _across(self, rng: np.random.Generator) -> View | None:
+        """A slice of a structure in one case, then slices of others, some of which may be without it."""
+        first = int(rng.integers(len(self.scans)))
+        chosen = _choose(rng, self.scans[first], 0)
+        others = [n for n in range(len(self.scans)) if n != first]
+        if chosen is None or not others:
+            return None
+        index, value = chosen
+        image, labels = self.scans[first].slice(0, index)
+        here = [value, *rng.permutation([v for v in np.unique(labels) if v and v != value])]
+        names = [self.names[first][v - 1] for v in here]
+        images, structures = [scanned_again(rng, image)], [[labels == v] for v in here]
+        for n in rng.choice(others, FRAMES - 1):
+            scan = self.scans[n]
+            values = [1 + self.names[n].index(name) if name in self.names[n] else -1 for name in names]
+            image, labels = scan.slice(0, _any_slice(rng, scan, values[0]))
+            images.append(scanned_again(rng, image))
+            for structure, v in zip(structures, values, strict=True):
+                structure.append(labels == v)
+        structures = [s for s in structures if s[0].sum() >= LEAST]
+        return patients_view(rng, images, structures, self.size) if structures else None
+
+
+def _any_slice(rng: np.random.Generator, scan: Scan, value: int) -> int:
+    """A slice, more often than not with a label if the scan has it."""
+    areas = scan.areas[0]
+    known = 0 < value < areas.shape[1]
+    with_it = np.flatnonzero(areas[:, value] >= SMALLEST) if known else np.zeros(0, int)
+    if len(with_it) and rng.random() < WITH_IT:
+        return int(rng.choice(with_it))
+    return int(rng.integers(len(areas)))
 
 
 def _rehearsal(rng: np.random.Generator, size: int) -> View | None:

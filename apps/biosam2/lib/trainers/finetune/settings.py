@@ -18,6 +18,7 @@ _MEANT = {
     "learning_rate": "a number above 0 and at most 0.01",
     "loss": "dice_bce or focal",
     "clips": "a number from 0 to 0.9",
+    "across": "a number from 0 to 0.9",
     "image_size": "256, 512 or 1024, or empty for the served one",
     "device": "auto, cpu or cuda",
     "seed": "a whole number from 0 to 4294967295",
@@ -46,6 +47,8 @@ class TrainSettings(BaseModel):
         ``dice_bce`` is BioSAM-2's, ``focal`` SAM 2's own.
     clips
         Share of the samples that are short clips instead of single slices.
+    across
+        Share of the samples that carry a structure from one patient to others, as `biosam2_auto` does.
     image_size
         Side of the network's input in pixels; None is the one it is served at.
     device
@@ -62,6 +65,7 @@ class TrainSettings(BaseModel):
     memory: bool = False
     loss: Literal["dice_bce", "focal"] = "dice_bce"
     clips: Annotated[float, Field(ge=0, le=0.9, allow_inf_nan=False)] = 0.2
+    across: Annotated[float, Field(ge=0, le=0.9, allow_inf_nan=False)] = 0.0
     image_size: Literal[256, 512, 1024] | None = None
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d{1,2})?)$")] = "auto"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0

@@ -240,7 +240,9 @@ class Training(BasicTrainTask):
         done = trainer.state.iteration * world
         numbers = range(done + context.local_rank, length * world * settings.max_epochs, world)
         cases = [CachedCase(Path(case["folder"])) for case in context.datalist]
-        samples = Samples(cases, trained.network.image_size, settings.clips, settings.seed, numbers)
+        samples = Samples(
+            cases, trained.network.image_size, settings.clips, settings.seed, numbers, settings.across
+        )
         # not MONAI's ThreadDataLoader, which ends an epoch without a word when a sample cannot be made
         workers = WORKERS if context.device.type == "cuda" else 0
         trainer.data_loader = DataLoader(samples, batch_size=None, num_workers=workers)

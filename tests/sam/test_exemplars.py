@@ -1,0 +1,143 @@
+"""Labelled slices of other patients as memory: who is asked, what is kept, what is made of the votes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lib.errors import Cancelled
+from lib.sam import exemplars as module
+from lib.sam.exemplars import Exemplar, Memories, disagreement, find, pooled
+from lib.sam.memory import Remembering
+
+SHAPE = (80, 60)
+
+
+def disc(centre: tuple[int, int], radius: float, shape: tuple[int, int] = SHAPE) -> np.ndarray:
+    a, b = np.indices(shape)
+    return np.hypot(a - centre[0], b - centre[1]) < radius
+
+
+def plane(seed: int, mask: np.ndarray) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return (rng.integers(0, 60, mask.shape) + 120 * mask).astype(np.uint8)
+
+
+@pytest.fixture
+def exemplar(model):
+    def make(patient: int, number: int = 0, mask: np.ndarray | None = None) -> Exemplar:
+        mask = disc((30, 30), 9) if mask is None else mask
+        image = plane(10 * patient + number, mask)
+        return Exemplar((patient, number), patient, image, mask, pooled(model, image))
+
+    return make
+
+
+@pytest.fixture
+def remembered(monkeypatch) -> list[int]:
+    """One entry for each memory that is made."""
+    made: list[int] = []
+    real = Remembering._condition_on_mask
+
+    def condition(self: Remembering, index: int, mask: np.ndarray) -> None:
+        made.append(int(mask.sum()))
+        real(self, index, mask)
+
+    monkeypatch.setattr(Remembering, "_condition_on_mask", condition)
+    return made
+
+
+@pytest.fixture
+def asked(monkeypatch) -> list[int]:
+    """How many exemplars each question is asked with."""
+    counts: list[int] = []
+    real = module._ask
+
+    def ask(one: Remembering, index: int):
+        counts.append(len(one.memory.conditioning))
+        return real(one, index)
+
+    monkeypatch.setattr(module, "_ask", ask)
+    return counts
+
+
+def test_an_embedding_has_length_one_and_is_of_the_picture(model):
+    one, other = plane(0, disc((30, 30), 9)), plane(0, disc((60, 20), 9))
+    assert pooled(model, one).shape == (128,)
+    assert np.linalg.norm(pooled(model, one)) == pytest.approx(1, abs=1e-5)
+    np.testing.assert_array_equal(pooled(model, one), pooled(model, one))
+    assert not np.allclose(pooled(model, one), pooled(model, other))
+
+
+def test_there_is_an_answer_for_every_slice(model, exemplar):
+    found = find(model, lambda k: plane(k, disc((30, 30), 9)), 3, [exemplar(0)], Memories())
+    assert len(found) == 3
+    for one in found:
+        assert one.mask.shape == one.logits.shape == SHAPE and one.mask.dtype == bool
+        assert one.mask.any() == (one.presence > 0 and bool((one.logits > 0).any()))
+        assert 0 <= one.score <= 1 and 0 <= one.disagreement <= 1
+
+
+def test_patients_vote_each_with_the_slices_most_like_the_one_asked_about(model, exemplar, asked):
+    given = [exemplar(0, n) for n in range(6)] + [exemplar(1)]
+    find(model, lambda _: given[5].plane, 1, given, Memories())
+    assert set(asked) == {module.VOTER, 1}
+    voters = module._voters(given, given[5].embedding)
+    assert voters[0][0] is given[5]
+    assert sorted(len(voter) for voter in voters) == [1, module.VOTER]
+
+
+def test_memories_are_made_once(model, exemplar, remembered):
+    memories, given = Memories(), [exemplar(0), exemplar(1)]
+    find(model, lambda k: plane(k, disc((30, 30), 9)), 2, given, memories)
+    first = len(remembered)
+    assert len(given) <= first <= 2 * len(given)  # whole, and close by
+    find(model, lambda k: plane(k + 5, disc((30, 30), 9)), 2, given, memories)
+    assert len(remembered) <= 2 * len(given)
+
+
+def test_memories_are_bounded(model, exemplar, remembered):
+    memories, view = Memories(most=2), module.zoom.whole(SHAPE)
+    first, second, third = (exemplar(n) for n in range(3))
+    for one in (first, second, first, third):
+        memories.of(model, one, view)
+    assert len(remembered) == 3 and len(memories._kept) == 2
+    memories.of(model, first, view)  # used after the second one
+    assert len(remembered) == 3
+    memories.of(model, second, view)
+    assert len(remembered) == 4
+
+
+def test_an_image_of_another_size_and_in_colour(model, exemplar):
+    shape = (50, 90)
+    colour = np.repeat(plane(3, disc((20, 40), 9, shape))[..., None], 3, 2)
+    (found,) = find(model, lambda _: colour, 1, [exemplar(0)], Memories())
+    assert found.mask.shape == shape
+
+
+def test_it_tells_how_far_it_is_and_can_be_stopped(model, exemplar):
+    told: list[tuple[int, int]] = []
+
+    def image(k: int) -> np.ndarray:
+        return plane(k, disc((30, 30), 9))
+
+    find(model, image, 2, [exemplar(0)], Memories(), lambda done, of: told.append((done, of)))
+    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    with pytest.raises(Cancelled):
+        find(model, image, 2, [exemplar(0)], Memories(), None, lambda: True)
+
+
+def test_where_it_is_looked_for_on_slices_without_it():
+    here, there = disc((20, 20), 5), disc((50, 40), 5)
+    places = module._places([None, here, None, None, None, there, None])
+    low = [tuple(place[0]) for place in places if place is not None]
+    assert low == [(16, 16)] * 4 + [(46, 36)] * 3
+    assert module._places([None, None]) == [None, None]
+
+
+def test_disagreement():
+    one, other = disc((30, 30), 9), disc((60, 20), 9)
+    empty = np.zeros(SHAPE, bool)
+    assert disagreement([one, one]) == disagreement([empty, empty]) == disagreement([one]) == 0
+    assert disagreement([one, other]) == disagreement([one, empty]) == 1
+    assert disagreement([one, one, other]) == pytest.approx(2 / 3)
