@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 
 from lib.sam.exemplars import pooled
@@ -90,3 +93,28 @@ def test_a_label_that_cannot_be_read_spoils_nothing(site, bank):
         file.write(b"no label")
     bank.refresh()
     assert bank.structures() == {name: index for index, name in NAMES.items()}
+
+
+def test_several_may_ask_at_once(site, bank, slot):
+    for number in range(3):
+        site.label(number)
+    bank.refresh()
+    model = slot.get()
+    target = embeddings(slot, site.anatomy.patient(3).pixels)
+
+    def ask(_: int) -> list[tuple]:
+        bank.refresh()
+        return [exemplar.key for exemplar in bank.exemplars(model, "spleen", target)]
+
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(ask, range(8)))
+    assert all(one == found[0] for one in found) and found[0]
+
+
+def test_a_case_whose_slices_are_removed_meanwhile_is_still_an_exemplar(site, bank, slot, tmp_path):
+    """Its label was changed by somebody while this image is being segmented."""
+    site.label(0)
+    bank.refresh()
+    target = embeddings(slot, site.anatomy.patient(3).pixels)
+    shutil.rmtree(tmp_path / "bank")
+    assert bank.exemplars(slot.get(), "spleen", target)

@@ -8,7 +8,7 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +39,7 @@ class _Known:
     pixels: np.ndarray
     labels: np.ndarray
     areas: np.ndarray  # (slices, structures + 1)
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
     def of(cls, case: LabelledCase, cached: CachedCase) -> _Known:
@@ -55,15 +56,21 @@ class _Known:
     def embeddings(self, model: Model) -> np.ndarray:
         """Of its slices, float32 (K, C); kept on disk beside them."""
         path = self.cached.folder / f"embeddings-{model.checkpoint.version}-{model.size}.npy"
-        try:
-            return np.load(path)
-        except (OSError, ValueError):
-            found = np.stack([pooled(model, np.asarray(plane)) for plane in self.pixels])
-        part = path.with_suffix(".part")
-        with open(part, "wb") as file:
-            np.save(file, found)
-        os.replace(part, path)
-        return found
+        with self.lock:  # of several who ask, one makes them
+            try:
+                return np.load(path)
+            except (OSError, ValueError):
+                found = np.stack([pooled(model, np.asarray(plane)) for plane in self.pixels])
+            try:
+                part = path.with_suffix(".part")
+                with open(part, "wb") as file:
+                    np.save(file, found)
+                os.replace(part, path)
+            except (
+                OSError
+            ) as error:  # a full disk, or the label was changed meanwhile: they can be made again
+                logger.warning("%s is not kept: %s", path.name, error)
+            return found
 
     def exemplars(self, model: Model, structure: str, voter: int) -> list[Exemplar]:
         """Slices of a structure: from its first to its last, in even steps."""

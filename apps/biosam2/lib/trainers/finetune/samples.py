@@ -77,16 +77,15 @@ class Samples(Dataset):
         number = self.numbers[place]
         rng = np.random.default_rng((self.seed, number))
         for _ in range(ATTEMPTS):
-            crossing = False
+            view, crossing = None, False
             if rng.random() < REHEARSED:
                 view = _rehearsal(rng, self.size)
-            elif self.across and rng.random() < self.across:
-                view, crossing = self._across(rng), True
             else:
-                scan = self.scans[rng.integers(len(self.scans))]
-                view = self._clip(rng, scan) if rng.random() < self.clips else None
-                # of what has too few slices for a clip, or ends too soon, there are views all the same
-                view = self._view(rng, scan) if view is None else view
+                if self.across and rng.random() < self.across:
+                    view = self._across(rng)
+                    crossing = view is not None
+                # of one case alone, or what has too few slices for a clip, there are views all the same
+                view = self._of_one(rng) if view is None else view
             if view is not None and (masks := _seen(view.masks)) is not None:
                 return {
                     "images": torch.from_numpy(view.image),
@@ -95,6 +94,12 @@ class Samples(Dataset):
                     "crossing": crossing,
                 }
         raise RuntimeError("no structure of the cases is large enough to be looked at")
+
+    def _of_one(self, rng: np.random.Generator) -> View | None:
+        """A clip of a case, or a slice of it."""
+        scan = self.scans[rng.integers(len(self.scans))]
+        clip = self._clip(rng, scan) if rng.random() < self.clips else None
+        return self._view(rng, scan) if clip is None else clip
 
     def _view(self, rng: np.random.Generator, scan: Scan) -> View | None:
         chosen = _choose(rng, scan, 0)
