@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import requests
 from clients.ohif.phantoms import LIVER, Series
 from playwright.sync_api import Browser, BrowserType, Page, TimeoutError, sync_playwright
 
@@ -117,6 +118,12 @@ class Ohif:
 
     def part(self, name: str) -> Any:
         return self.page.locator(f'#biosam2 [data-part="{name}"]')
+
+    def give_back(self, series: Series) -> None:
+        """End this tab's claim on a next case, which others would otherwise not get for half an hour."""
+        tab = self.page.evaluate("sessionStorage.getItem('biosam2-tab')")
+        place = f"{self.server}/activelearning/claims/{series.uid}"
+        requests.delete(place, params={"client_id": tab}, timeout=60).raise_for_status()
 
     def press(self, name: str) -> None:
         self.part(name).click()

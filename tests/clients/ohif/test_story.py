@@ -81,3 +81,6 @@ def test_an_annotator_segments_two_structures_submits_them_and_gets_the_next_cas
     assert viewer.masks(series) == {}
     assert viewer.page.locator('#biosam2 input[value="lesion"]').count() == 1  # typed once, for all cases
     keep(f"{name}_next")
+    # the person goes home: the case is kept for nobody
+    (opened,) = (other for other in hospital.series.values() if other.study in viewer.page.url)
+    viewer.give_back(opened)
