@@ -57,3 +57,15 @@ def test_some_structures(auto, site):
         auto({"image": str(site.path(1)), "label": "kidney"})
     with pytest.raises(UserError, match='label "7" is not one of'):
         auto({"image": str(site.path(1)), "label_prompt": [7]})
+
+
+def test_slicer_gets_the_structures_numbered_without_a_gap(auto, site):
+    indexes = {3: "liver", 7: "spleen"}
+    site.label(0, indexes, np.array([0, *indexes], np.uint8)[site.truth(0)])
+    request = {"image": str(site.path(1))}
+    (file, params), (counted, said) = auto(request), auto({**request, "client_id": "user-xyz"})
+    assert params["label_names"] == {"liver": 3, "spleen": 7}
+    assert said["label_names"] == {"liver": 1, "spleen": 2}
+    found, numbered = (np.asarray(nib.load(path).dataobj) for path in (file, counted))
+    assert set(np.unique(found)) == {0, 3, 7}
+    assert np.array_equal(numbered, np.array([0, 0, 0, 1, 0, 0, 0, 2])[found])

@@ -70,8 +70,9 @@ def test_answers_are_kept_as_labels(address, instance, labelled, until):
     made = nib.load(datastore.get_label_uri(IMAGE, "original"))
     assert made.shape == nib.load(datastore.get_image_uri(IMAGE)).shape
     assert np.allclose(made.affine, AFFINE)
-    assert set(np.unique(np.asarray(made.dataobj))) <= {0, 3}
-    assert datastore.get_label_info(IMAGE, "original")["params"]["label_names"] == {"tumour": 3}
+    # numbered from 1, as Slicer's plugin takes them to be
+    assert set(np.unique(np.asarray(made.dataobj))) <= {0, 1}
+    assert datastore.get_label_info(IMAGE, "original")["params"]["label_names"] == {"tumour": 1}
     assert IMAGE in datastore.get_unlabeled_images()  # a person has still to look at it
 
 

@@ -73,6 +73,12 @@ class ComboBox(Widget):
     def currentText(self) -> str:
         return self.itemText(self.currentIndex)
 
+    @currentText.setter
+    def currentText(self, text: str) -> None:
+        # as Qt does where nobody can type: a text that is no entry is not heard
+        if text in self._entries:
+            self.currentIndex = self.findText(text)
+
     def itemText(self, index: int) -> str:
         return self._entries[index] if 0 <= index < self.count else ""
 

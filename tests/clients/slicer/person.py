@@ -96,6 +96,15 @@ class Person:
         node.SetCenter((corners.min(0) + corners.max(0)) / 2)
         node.SetSize(np.ptp(corners, axis=0))
 
+    def run_automatic(self) -> None:
+        """Press Run under Auto Segmentation."""
+        self.plugin.ui.segmentationModelSelector.choose("biosam2_auto")
+        self.plugin.onClickSegmentation()
+
+    def want_automatic(self) -> None:
+        """Tick Auto-Run Pre-Trained Model in the settings."""
+        self.desktop.settings["MONAILabel/autoRunSegmentationOnNextSample"] = 1
+
     def update(self) -> None:
         """Press Update under SmartEdit."""
         self.plugin.onUpdateDeepgrow()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from lib.errors import Conflict, UserError
 from lib.imaging.volume import Volume
 from lib.imaging.window import Window
 from lib.infers.image_task import ImageTask, Slices
+from lib.prompts.dialects import counts_structures
 from lib.sam.exemplars import Memories
 from lib.sam.model import Model, ModelSlot
 from lib.settings import Settings
@@ -25,7 +27,15 @@ NONE_YET = (
 )
 
 
-class AutoTask(ImageTask[frozenset[str]]):
+@dataclass(frozen=True)
+class Asked:
+    """The structures to look for, and whether the answer has to number them from 1 on without a gap."""
+
+    structures: frozenset[str]
+    counted: bool
+
+
+class AutoTask(ImageTask[Asked]):
     """Automatic segmentation from the label bank (`lib.bank`), from the first submitted label on.
 
     Parameters
@@ -65,7 +75,7 @@ class AutoTask(ImageTask[frozenset[str]]):
         """What an answer depends on besides the image: the weights and the labels."""
         return {"checkpoint": self.slot.get().checkpoint.version, "labels": self.bank.fingerprint}
 
-    def read(self, request: Mapping[str, Any], volume: Volume) -> frozenset[str]:
+    def read(self, request: Mapping[str, Any], volume: Volume) -> Asked:
         """The structures asked for: those of `label_prompt` (indexes) or `label`, or else all.
 
         Raises
@@ -79,7 +89,7 @@ class AutoTask(ImageTask[frozenset[str]]):
         known = self.bank.structures()
         asked = request.get("label_prompt") or request.get("label")
         if not asked:
-            return frozenset(known)
+            return Asked(frozenset(known), counts_structures(request))
         by_index = {index: name for name, index in known.items()}
         names = []
         for one in asked if isinstance(asked, list) else [asked]:
@@ -87,10 +97,10 @@ class AutoTask(ImageTask[frozenset[str]]):
             if not isinstance(name, str) or name not in known:
                 raise UserError(f'label "{str(one)[:80]}" is not one of {", ".join(known)}.')
             names.append(name)
-        return frozenset(names)
+        return Asked(frozenset(names), counts_structures(request))
 
     def answer(
-        self, model: Model, volume: Volume, window: Window, asked: frozenset[str]
+        self, model: Model, volume: Volume, window: Window, asked: Asked
     ) -> tuple[np.ndarray, dict[str, int], dict[str, Any]]:
         axis = volume.slice_axis
         planes = Slices(volume, window, axis)
@@ -101,7 +111,7 @@ class AutoTask(ImageTask[frozenset[str]]):
             self.bank,
             self.memories,
             volume.path,
-            asked.__contains__,
+            asked.structures.__contains__,
             work.report,
             work.is_cancelled,
         )
@@ -109,12 +119,24 @@ class AutoTask(ImageTask[frozenset[str]]):
             name: round(float(np.mean([one.score for one in slices if one.mask.any()] or [0.0])), 4)
             for name, slices in found.found.items()
         }
+        labels, indexes = found.labels, dict(found.indexes)
+        if asked.counted:
+            labels, indexes = counted(labels, indexes)
         return (
-            np.moveaxis(found.labels, 0, axis),
-            dict(found.indexes),
+            np.moveaxis(labels, 0, axis),
+            indexes,
             {
                 "score": score,
                 "cached": False,
                 "made_of": self.made_of(),
             },
         )
+
+
+def counted(labels: np.ndarray, indexes: Mapping[str, int]) -> tuple[np.ndarray, dict[str, int]]:
+    """A label map, and the indexes in it, with 1, 2, … for the indexes in rising order."""
+    names = sorted(indexes, key=lambda name: indexes[name])
+    number = np.zeros(1 + max(indexes.values(), default=0), labels.dtype)
+    for n, name in enumerate(names, 1):
+        number[indexes[name]] = n
+    return number[labels], {name: n for n, name in enumerate(names, 1)}

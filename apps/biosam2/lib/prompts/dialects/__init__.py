@@ -5,7 +5,7 @@ client     what it sends
 ========== =============================================================================================
 Slicer     ``foreground``, ``background``: [[i, j, k], …] of the whole volume; ``roi`` [i0, i1, j0, j1,
            k0, k1], two opposite corners of a box along the patient's axes, so each pair unsorted;
-           ``label``; ``slice`` for models of one slice
+           ``label``; ``slice`` for models of one slice; always ``client_id``
 OHIF       ``foreground``, ``background`` on one slice for models of one; for deepedit models
            ``"<label>": [[i, j, k], …]`` and ``background``
 CVAT       ``foreground``, ``background``: [[x, y], …]; ``roi`` [x0, y0, x1, y1]
@@ -30,7 +30,7 @@ from lib.prompts.dialects.one_slice import keep_one_slice
 from lib.prompts.geometry import Point, Shape
 from lib.prompts.prompts import NO_PROMPT, Direction, ObjectPrompts, Prompts
 
-__all__ = ["DEFAULT_LABEL", "MAX_OBJECTS", "ReadMask", "parse", "runs"]
+__all__ = ["DEFAULT_LABEL", "MAX_OBJECTS", "ReadMask", "counts_structures", "parse", "runs"]
 
 DEFAULT_LABEL = "object"
 MAX_OBJECTS = 100
@@ -104,6 +104,16 @@ def parse(
         slice_range=_slice_range(request.get("slice_range")),
         direction=_direction(request.get("direction")),
     )
+
+
+def counts_structures(request: Mapping[str, Any]) -> bool:
+    """Whether the client takes the n-th structure of an answer without prompts for the value n.
+
+    Slicer's plugin sorts ``label_names`` by their indexes and does not look at these any more. It is known by
+    ``client_id``, which MONAI Label's client library always sends; and it loads the labels that a batch has
+    kept (``save_label``).
+    """
+    return "client_id" in request or bool(request.get("save_label"))
 
 
 def _sent(value: Any) -> bool:
