@@ -150,8 +150,15 @@ class Ohif:
 
     def propagated(self, done: int) -> None:
         """Wait until the panel says that a propagation under way has done so many slices."""
-        with self._patience(f"A propagation of which {done} slices are done"):
-            self.page.locator("#biosam2 .what", has_text=f"Propagating: {done} of ").wait_for()
+        self._reached(f"Propagating: {done} of ")
+
+    def looked(self, done: int) -> None:
+        """Wait until the panel says that a search for all structures has done so many looks at slices."""
+        self._reached(f"Finding structures: {done} of ")
+
+    def _reached(self, told: str) -> None:
+        with self._patience(f"'{told}'"):
+            self.page.locator("#biosam2 .what", has_text=told).wait_for()
 
     @contextmanager
     def _patience(self, what: str) -> Iterator[None]:

@@ -25,7 +25,7 @@ SECONDS = 60
 
 @dataclass(frozen=True)
 class Hospital:
-    """What runs: the archive, the server on top of it, how far its propagations go; the series by name."""
+    """What runs: the archive, the server on top of it, how far its long work goes; the series by name."""
 
     archive: Archive
     server: MonaiLabel
@@ -56,7 +56,7 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
 
 @pytest.fixture
 def pace(hospital: Hospital) -> Iterator[Pace]:
-    """How far propagations may go; without limit again after the test."""
+    """How far long work may go; without limit again after the test."""
     yield hospital.pace
     hospital.pace.release()
 
@@ -71,7 +71,7 @@ def viewer(browser: Browser, hospital: Hospital) -> Iterator[Ohif]:
     assert not opened.errors
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def until() -> Callable[[Callable[[], bool]], None]:
     """Wait until the server has noticed something."""
 

@@ -1,8 +1,8 @@
-"""MONAI Label's server as `python -m monailabel.main` runs it, except that propagations wait for the tests.
+"""MONAI Label's server as `python -m monailabel.main` runs it, except that long work waits for the tests.
 
-A file (`VARIABLE` in the environment names it) holds a number: a propagation that has done so many slices
-waits until the number is higher, the file is gone, or the propagation is cancelled. Without the file nothing
-waits.
+A file (`VARIABLE` in the environment names it) holds a number: a propagation that has done so many slices, or
+a search for all structures that has done so many looks at them, waits until the number is higher, the file is
+gone, or the work is cancelled. Without the file nothing waits.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import runpy
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,13 @@ LOOK_SECONDS = 0.05
 
 
 class Pace:
-    """How far propagations may go, as the tests set it."""
+    """How far long work may go, as the tests set it."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
 
     def hold(self, slices: int) -> None:
-        """Let propagations go on until they have done so many slices."""
+        """Let work go on until it has done so many slices or looks."""
         fresh = self.file.with_suffix(".new")
         fresh.write_text(str(slices))
         fresh.replace(self.file)  # so that nobody reads half of it
@@ -46,17 +47,22 @@ def main() -> None:
     os.environ["MONAI_LABEL_RELOAD_APP_LIB"] = "false"  # or the server would import all of it a second time
 
     from lib import work
+    from lib.sam import exemplars
     from lib.sam.tracker import Tracker
 
-    pace, track = Pace(Path(os.environ[VARIABLE])), Tracker.track
+    pace = Pace(Path(os.environ[VARIABLE]))
 
-    def paced(self: Tracker, *args: Any) -> Any:
-        current = work.current()
-        while current and not current.is_cancelled and not pace.allows(current.progress[0]):
-            time.sleep(LOOK_SECONDS)
-        return track(self, *args)
+    def paced(step: Callable[..., Any]) -> Callable[..., Any]:
+        def wait_and_step(*args: Any) -> Any:
+            current = work.current()
+            while current and not current.is_cancelled and not pace.allows(current.progress[0]):
+                time.sleep(LOOK_SECONDS)
+            return step(*args)
 
-    Tracker.track = paced  # type: ignore[method-assign]
+        return wait_and_step
+
+    Tracker.track = paced(Tracker.track)  # type: ignore[method-assign]
+    exemplars._votes = paced(exemplars._votes)
     runpy.run_module("monailabel.main", run_name="__main__", alter_sys=True)
 
 

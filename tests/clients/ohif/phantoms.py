@@ -45,8 +45,8 @@ KINDS = {
     "mr_sagittal": Kind("MR", (0, 1, 0), (0, 0, -1)),
     "mr_oblique": Kind("MR", _turned(1, 0, 0), _turned(0, 1, 0)),
 }
-# further series: one that no test labels, and one whose label takes two attempts
-OTHERS = {"unlabelled": KINDS["ct_axial"], "interrupted": KINDS["ct_axial"]}
+# further series: one that no test labels, one whose label takes two attempts, and one that others learn from
+OTHERS = {name: KINDS["ct_axial"] for name in ("unlabelled", "interrupted", "exemplar")}
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,19 @@ def labels_of(server: MonaiLabel, series: Series) -> list[Path]:
     return sorted(server.cache.rglob(f"labels/*/{series.uid}*"))
 
 
+def values_of(path: Path, series: Series) -> np.ndarray:
+    """A NIfTI label map's values in the order of the series' files."""
+    stored = nib.load(path)
+    to_lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ stored.affine
+    index = series.indices(np.linalg.inv(to_lps))
+    return np.asarray(stored.dataobj)[tuple(np.moveaxis(index, -1, 0))]
+
+
 def assert_label_is_stored(server: MonaiLabel, series: Series, expected: dict[int, np.ndarray]) -> None:
     """The final label is in the datastore. MONAI Label's route to fetch it asks for a SEG of that id."""
     (path,) = labels_of(server, series)
     assert path.parent.name == "final"
-    stored = nib.load(path)
-    to_lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ stored.affine
-    index = series.indices(np.linalg.inv(to_lps))
-    values = np.asarray(stored.dataobj)[tuple(np.moveaxis(index, -1, 0))]
+    values = values_of(path, series)
     assert set(np.unique(values)) == {0, *expected}
     for value, mask in expected.items():
         np.testing.assert_array_equal(values == value, mask)

@@ -185,6 +185,38 @@ def test_a_change_is_undone_and_done_again_around_what_others_painted(run):
     assert found == [[9, 1, 1, 1, 0], [9, 0, 7, 0, 0], [9, 1, 7, 1, 0]]
 
 
+def test_found_structures_go_where_nothing_is_marked_and_are_undone_one_by_one(run):
+    found = run(
+        """
+        const grid = new geometry.Grid(given);
+        const slices = [3, 0].map((k) => {
+            const slice = { columns: 7, rows: 6, voxels: new Uint8Array(42), origin: grid.world([0, 0, k]),
+                            right: grid.steps[0], down: grid.steps[1] };
+            return { ...slice, place: grid.place(slice) };
+        });
+        slices[0].voxels[1] = 9;
+        const answer = new Uint8Array(210);
+        answer.set([4, 4, 200, 5], 3 * 42);
+        answer[0] = 200;
+        const changes = labels.fill(slices, new Map([[4, 2], [200, 1], [6, 3]]), answer);
+        const seen = [changes.map(({ value }) => value)];
+        const note = () => seen.push(slices.map(({ voxels }) => [...voxels.slice(0, 5)]));
+        note();
+        labels.undo(slices, changes[0]);
+        note();
+        labels.redo(slices, changes[0]);
+        labels.undo(slices, changes[1]);
+        note();
+        return seen;
+        """,
+        GRIDS["oblique"],
+    )
+    assert found[0] == [2, 1]
+    assert found[1] == [[2, 9, 1, 0, 0], [1, 0, 0, 0, 0]]
+    assert found[2] == [[0, 9, 1, 0, 0], [1, 0, 0, 0, 0]]
+    assert found[3] == [[2, 9, 0, 0, 0], [0, 0, 0, 0, 0]]
+
+
 def test_prompts_are_values_and_a_box_replaces_the_one_on_its_slice(run):
     found = run(
         """

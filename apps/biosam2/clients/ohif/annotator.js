@@ -5,15 +5,13 @@ import { Failure } from "./api.js";
 import { Case } from "./case.js";
 import { writeNifti, readNrrd } from "./files.js";
 import { Grid } from "./geometry.js";
+import { DONE, TYPED, findsInNext, give, remember, remembered, tab, wasGiven } from "./memory.js";
 import { NONE, asObject, between, isEmpty, sliceOf, withBox, withPoint } from "./prompts.js";
 
 const SLICE_MODEL = "biosam2_2d";
 const VOLUME_MODEL = "biosam2_3d";
+const AUTO_MODEL = "biosam2_auto"; // finds what has been labelled before
 const DRAWS = 8; // tries to get another case than the ones already done
-// What the browser's tab remembers from case to case.
-const DONE = "biosam2-submitted";
-const TYPED = "biosam2-structures";
-const TAB = "biosam2-tab";
 const COLORS = [
   [230, 85, 75], [70, 165, 235], [95, 200, 110], [245, 190, 65], [180, 120, 230], [70, 205, 200], [240, 130, 190],
   [160, 190, 70], [240, 145, 75], [130, 145, 240],
@@ -29,6 +27,7 @@ export class Annotator extends EventTarget {
     this.structures = [];
     this.structure = null; // the name of the one that prompts are for
     this.strategies = [];
+    this.canFind = false; // the server has a model that needs no prompts
     this.tool = null;
     this.message = { text: "", kind: "info" };
     this.work = null; // { what, done, total, cancel }: what the server is doing for us
@@ -41,9 +40,12 @@ export class Annotator extends EventTarget {
     await this.#do("Connecting", async () => {
       const info = await this.server.info();
       const names = Array.isArray(info.labels) ? info.labels : Object.keys(info.labels ?? {});
+      const { labels: learned } = info.models?.[AUTO_MODEL] ?? {};
+      if (learned && !Array.isArray(learned)) names.push(...Object.keys(learned)); // a list until it has learned any
       this.structures = [...new Set([...names.filter((name) => name !== "background"), ...remembered(TYPED)])];
       this.structure = this.structures[0] ?? null;
       this.strategies = Object.keys(info.strategies ?? {});
+      this.canFind = AUTO_MODEL in (info.models ?? {});
       if (!info.models?.[SLICE_MODEL]) throw new Failure(`This server does not offer ${SLICE_MODEL}.`);
       return "Pick a structure, then click into it or draw a box around it.";
     });
@@ -132,11 +134,32 @@ export class Annotator extends EventTarget {
       }
       const request = { objects: [asObject(used, name, grid.shape)], slice_axis: axis, direction: "both" };
       if (range) request.slice_range = [first, last];
-      const answer = await this.#infer(open, VOLUME_MODEL, request, work);
-      const count = open.take(name, this.structures, answer, { axis, first, last }, prompts, prompts);
+      const { voxels } = await this.#infer(open, VOLUME_MODEL, request, work);
+      const count = open.take(name, this.structures, voxels, { axis, first, last }, prompts, prompts);
       await this.#showIn(open, view);
       return `"${name}" changed on ${count} slices: look through them, and correct where it is wrong.`;
     });
+  }
+
+  // All structures that have been labelled in other cases, without prompts.
+  find() {
+    return this.#do("Finding structures", async (work) => {
+      if (!this.canFind) throw new Failure(`This server does not offer ${AUTO_MODEL}.`);
+      const { open, view } = await this.#here();
+      const { voxels, names } = await this.#infer(open, AUTO_MODEL, {}, work);
+      for (const name of Object.keys(names)) if (!this.structures.includes(name)) this.structures.push(name);
+      const { found, kept, absent } = open.fill(names, this.structures, voxels, this.structure);
+      await this.#showIn(open, view);
+      const parts = [["Found", found], ["Not found", absent], ["Marked already, and left as it is", kept]];
+      const said = parts.filter(([, which]) => which.length).map(([what, which]) => `${what}: ${which.join(", ")}.`);
+      return [...said, ...(found.length ? ["Look through the slices, and correct."] : [])].join(" ");
+    });
+  }
+
+  // The view shows its image. If that is the next case that was asked for, its structures are found where that is
+  // wanted.
+  arrive() {
+    if (wasGiven(this.viewer.view()?.series) && findsInNext()) this.find();
   }
 
   cancel() {
@@ -146,15 +169,15 @@ export class Annotator extends EventTarget {
 
   undo() {
     return this.#do("Undoing", async () => {
-      const name = (await this.#here()).open.undo();
-      return name === null ? "Nothing to undo." : `Undid the last step of "${name}".`;
+      const names = (await this.#here()).open.undo();
+      return names === null ? "Nothing to undo." : `Undid the last step of ${quoted(names)}.`;
     });
   }
 
   redo() {
     return this.#do("Redoing", async () => {
-      const name = (await this.#here()).open.redo();
-      return name === null ? "Nothing to redo." : `Did the step of "${name}" again.`;
+      const names = (await this.#here()).open.redo();
+      return names === null ? "Nothing to redo." : `Did the step of ${quoted(names)} again.`;
     });
   }
 
@@ -207,6 +230,7 @@ export class Annotator extends EventTarget {
       const { study } = await this.server.grid(series);
       if (!study) throw new Failure(`The next case, "${series}", is in no study that OHIF could open.`);
       for (const open of this.cases.values()) open.unsaved = false; // the person chose to leave them
+      give(series);
       this.viewer.open(study, series);
       return "Opening the next case.";
     });
@@ -271,8 +295,8 @@ export class Annotator extends EventTarget {
     this.#changed();
     try {
       const request = { objects: [asObject(used, name, open.grid.shape)], slice_axis: axis, slice };
-      const answer = await this.#infer(open, SLICE_MODEL, request);
-      open.take(name, this.structures, answer, { axis, first: slice, last: slice }, before, after);
+      const { voxels } = await this.#infer(open, SLICE_MODEL, request);
+      open.take(name, this.structures, voxels, { axis, first: slice, last: slice }, before, after);
     } catch (error) {
       open.prompts.set(name, before);
       throw error;
@@ -281,6 +305,7 @@ export class Annotator extends EventTarget {
     return "";
   }
 
+  // The answer's voxels, and the index of each structure in them by name.
   async #infer(open, model, request, work = null) {
     const stop = new AbortController();
     const options = { signal: stop.signal };
@@ -291,9 +316,10 @@ export class Annotator extends EventTarget {
         this.#changed();
       };
     }
-    const { shape, voxels } = await readNrrd(await this.server.infer(model, open.series, request, options));
+    const { bytes, names } = await this.server.infer(model, open.series, request, options);
+    const { shape, voxels } = await readNrrd(bytes);
     if (shape.join() !== open.grid.shape.join()) throw new Failure("The server answered for another image.");
-    return voxels;
+    return { voxels, names };
   }
 
   // The label map in every view of its series, with the structures' colours.
@@ -327,13 +353,4 @@ function clamped(grid, index) {
   return index.map((x, axis) => Math.min(Math.max(x, -0.5), grid.shape[axis] - 0.5));
 }
 
-const remembered = (key) => JSON.parse(sessionStorage.getItem(key) ?? "[]");
-const remember = (key, value) => sessionStorage.setItem(key, JSON.stringify([...remembered(key), value]));
-
-// By this name the server knows whose case is whose; each tab has its own.
-function tab() {
-  if (!sessionStorage.getItem(TAB)) {
-    sessionStorage.setItem(TAB, `ohif-${crypto.getRandomValues(new Uint32Array(2)).join("-")}`);
-  }
-  return sessionStorage.getItem(TAB);
-}
+const quoted = (names) => names.map((name) => `"${name}"`).join(", ");

@@ -27,23 +27,25 @@ export class Server {
     return this.#json(`/biosam2/grid?${new URLSearchParams({ image })}`);
   }
 
-  // Runs a model. Resolves with the bytes of the NRRD answer.
+  // Runs a model. Resolves with the bytes of the NRRD answer, and the index of each structure in it by name.
   // onProgress(done, total): as far as the server tells; total is 0 where it does not.
   async infer(model, image, params, { signal, onProgress } = {}) {
     const form = new FormData();
     const id = `ohif-${crypto.getRandomValues(new Uint32Array(2)).join("-")}`;
     const answer = { result_extension: ".nrrd", result_dtype: "uint8", result_compress: true, request_id: id };
     form.append("params", JSON.stringify({ ...params, ...answer }));
-    const query = new URLSearchParams({ image, output: "image" });
+    const query = new URLSearchParams({ image });
     const watched = new AbortController();
     const gone = new AbortController();
     signal?.addEventListener("abort", () => this.#cancel(id).catch(() => gone.abort()), { once: true });
     if (onProgress) this.#watch(id, onProgress, watched.signal);
     try {
       const response = await this.#send(`/infer/${model}?${query}`, { method: "POST", body: form, signal: gone.signal });
-      const bytes = await response.arrayBuffer();
+      const parts = await response.formData();
+      const { label_names: names } = JSON.parse(parts.get("params"));
+      const bytes = await parts.get("image").arrayBuffer();
       if (signal?.aborted) throw new Failure("too late");
-      return bytes;
+      return { bytes, names };
     } catch (failure) {
       if (signal?.aborted) throw new Failure("Cancelled. Nothing was changed.", { cancelled: true });
       throw failure;

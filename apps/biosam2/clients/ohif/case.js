@@ -16,7 +16,7 @@ export class Case {
     this.labelMap = labelMap;
     this.slices = labelMap.slices.map((slice) => ({ ...slice, place: grid.place(slice) }));
     this.prompts = new Map(); // structure -> prompts
-    this.steps = []; // { name, before, after, change }: prompts of a structure, and the voxels that changed
+    this.steps = []; // { names, prompts: [{ name, before, after }], changes }: of structures, and of their voxels
     this.undone = [];
     this.unsaved = false;
     if (this.slices.some(({ place }) => !place)) {
@@ -42,35 +42,55 @@ export class Case {
   // Give a structure its new mask and prompts, as one step. answer: voxels of the server's file; along: the slices
   // that it is about (`labels.replace`). Returns how many images of the label map changed.
   take(name, structures, answer, along, before, after) {
-    const value = this.#valueOf(name, structures);
+    const value = this.#named(name, structures);
     const change = labels.replace(this.slices, value, answer, this.grid, along);
-    this.labelMap.name(value, name);
+    this.labelMap.activate(value);
     this.prompts.set(name, after);
-    this.steps = [...this.steps, { name, before, after, change }].slice(-STEPS);
-    this.undone = [];
-    this.#show(change);
+    this.#did({ names: [name], prompts: [{ name, before, after }], changes: [change] });
     return change.slices.length;
   }
 
-  // The structure whose last step was taken back, or null if there is none.
+  // Give structures their masks, as one step, where no voxel is marked yet; one that has a mask stays as it is.
+  // indexes: name -> index in the answer, the voxels of the server's file. active: what OHIF's brush goes on painting.
+  // Returns names: { found, kept, absent }.
+  fill(indexes, structures, answer, active) {
+    const marked = labels.valuesIn(this.slices);
+    const values = new Map();
+    const outcome = { found: [], kept: [], absent: [] };
+    for (const [name, index] of Object.entries(indexes)) {
+      const value = this.#named(name, structures);
+      if (marked.has(value)) outcome.kept.push(name);
+      else values.set(index, value);
+    }
+    this.labelMap.activate(this.#named(active, structures));
+    const changes = labels.fill(this.slices, values, answer);
+    const filled = new Set(changes.map(({ value }) => value));
+    for (const [name, index] of Object.entries(indexes)) {
+      if (values.has(index)) outcome[filled.has(values.get(index)) ? "found" : "absent"].push(name);
+    }
+    if (changes.length) this.#did({ names: outcome.found, prompts: [], changes });
+    return outcome;
+  }
+
+  // The structures whose last step was taken back, or null if there is none.
   undo() {
     const step = this.steps.pop();
     if (!step) return null;
-    labels.undo(this.slices, step.change);
-    this.prompts.set(step.name, step.before);
+    for (const change of step.changes) labels.undo(this.slices, change);
+    for (const { name, before } of step.prompts) this.prompts.set(name, before);
     this.undone.push(step);
-    this.#show(step.change);
-    return step.name;
+    this.#show(step.changes);
+    return step.names;
   }
 
   redo() {
     const step = this.undone.pop();
     if (!step) return null;
-    labels.redo(this.slices, step.change);
-    this.prompts.set(step.name, step.after);
+    for (const change of step.changes) labels.redo(this.slices, change);
+    for (const { name, after } of step.prompts) this.prompts.set(name, after);
     this.steps.push(step);
-    this.#show(step.change);
-    return step.name;
+    this.#show(step.changes);
+    return step.names;
   }
 
   // All slices along the last axis: the whole volume.
@@ -88,9 +108,22 @@ export class Case {
     };
   }
 
-  #show(change) {
-    this.labelMap.changed(change.slices.map(({ slice }) => slice));
+  #did(step) {
+    this.steps = [...this.steps, step].slice(-STEPS);
+    this.undone = [];
+    this.#show(step.changes);
+  }
+
+  #show(changes) {
+    this.labelMap.changed(new Set(changes.flatMap(({ slices }) => slices.map(({ slice }) => slice))));
     this.unsaved = true;
+  }
+
+  // The value of a structure, which has a name in OHIF from now on.
+  #named(name, structures) {
+    const value = this.#valueOf(name, structures);
+    this.labelMap.name(value, name);
+    return value;
   }
 
   // A structure keeps the value it has; a new one gets its place in the list, if that is free.

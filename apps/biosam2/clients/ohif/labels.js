@@ -30,6 +30,30 @@ export function replace(slices, value, answer, grid, { axis, first, last }) {
   return made;
 }
 
+// Give several structures voxels that belong to none yet. values: index in the answer -> value of the label map.
+// Returns the changes, one for each structure that got any.
+export function fill(slices, values, answer) {
+  const valueOf = new Uint8Array(256);
+  for (const [index, value] of values) valueOf[index] = value;
+  const changes = new Map();
+  slices.forEach((slice, number) => {
+    const added = new Map();
+    each(slice, (pixel, flat) => {
+      const value = valueOf[answer[flat]];
+      if (!value || slice.voxels[pixel]) return;
+      if (!added.has(value)) added.set(value, []);
+      added.get(value).push(pixel);
+    });
+    for (const [value, pixels] of added) {
+      if (!changes.has(value)) changes.set(value, { value, slices: [] });
+      const touched = { slice: number, added: Uint32Array.from(pixels), removed: new Uint32Array() };
+      changes.get(value).slices.push(touched);
+    }
+  });
+  for (const change of changes.values()) redo(slices, change);
+  return [...changes.values()];
+}
+
 export function redo(slices, { value, slices: change }) {
   for (const { slice, added, removed } of change) {
     swap(slices[slice].voxels, added, 0, value);

@@ -27,6 +27,7 @@ function look() {
   if (!open) return;
   overlay.attach();
   panel.showSlice(shown(viewer.view()));
+  if (viewer.view()?.isDrawn) annotator.arrive();
 }
 
 function start() {
@@ -38,6 +39,7 @@ function start() {
     inside: () => annotator.use("inside"),
     outside: () => annotator.use("outside"),
     box: () => annotator.use("box"),
+    find: () => annotator.find(),
     propagate: () => annotator.propagate(),
     cancel: () => annotator.cancel(),
     undo: () => annotator.undo(),

@@ -1,6 +1,7 @@
 // The panel over the viewer: made once, then kept up to date. Everything in it can be reached by keyboard.
 // It lives in a shadow tree, so that OHIF's style and ours do not meddle with each other.
 
+import { findsInNext, setFindsInNext } from "./memory.js";
 import { KEYS } from "./shortcuts.js";
 
 const SIGNS = { inside: "+", outside: "−", box: "▢ Box" };
@@ -51,6 +52,7 @@ export class Panel {
       parts.strategy.replaceChildren(...strategies.map((name) => make("option", { value: name, textContent: name })));
     }
     parts.strategy.hidden = strategies.length < 2;
+    parts.finding.hidden = !annotator.canFind;
   }
 
   #updateStructures() {
@@ -98,6 +100,14 @@ export class Panel {
       parts.name.blur();
     });
 
+    const words = "Find all structures that have been labelled in other cases";
+    parts.finds = make("input", { type: "checkbox", checked: findsInNext() });
+    parts.finds.dataset.part = "finds";
+    parts.finds.addEventListener("change", () => setFindsInNext(parts.finds.checked));
+    const also = make("label", { title: "Find them by itself when the next case opens" }, parts.finds, "in next cases too");
+    const find = button("find", "Find all", () => annotator.find(), KEYS.find, words);
+    parts.finding = make("div", { className: "row" }, find, also);
+
     const tools = Object.keys(SIGNS).map((name) =>
       button(name, SIGNS[name], () => annotator.use(name), KEYS[name], WORDS[name]),
     );
@@ -117,6 +127,7 @@ export class Panel {
       { className: "body" },
       parts.structures,
       add,
+      parts.finding,
       make("div", { className: "row", role: "toolbar", ariaLabel: "Tools" }, ...tools),
       make("div", { className: "row" }, button("propagate", "Propagate through all slices", () => annotator.propagate(), KEYS.propagate)),
       make(

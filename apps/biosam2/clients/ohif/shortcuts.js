@@ -5,6 +5,7 @@ export const KEYS = {
   inside: "a",
   outside: "s",
   box: "d",
+  find: "g",
   propagate: "f",
   cancel: "q",
   undo: "u",

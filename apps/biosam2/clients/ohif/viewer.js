@@ -112,6 +112,11 @@ class View {
     return [x + canvas.left - element.left, y + canvas.top - element.top];
   }
 
+  // Whether it shows its image yet.
+  get isDrawn() {
+    return Boolean(this.viewport.getDefaultActor?.());
+  }
+
   get normal() {
     return [...this.viewport.getCamera().viewPlaneNormal];
   }
@@ -164,11 +169,15 @@ class LabelMap {
     await segmentationService.addSegmentationRepresentation(view.id, specifier);
   }
 
-  // Give a value its name, if it has none yet, and make it the one that OHIF's brush paints.
+  // Give a value its name, if it has none yet.
   name(value, label) {
     const { segmentationService } = window.services;
     if (!this.names.has(value)) segmentationService.addSegment(this.id, { segmentIndex: value, label });
-    segmentationService.setActiveSegment(this.id, value);
+  }
+
+  // Make a value the one that OHIF's brush paints.
+  activate(value) {
+    window.services.segmentationService.setActiveSegment(this.id, value);
   }
 
   // Give a value its colour in all views that show it.
