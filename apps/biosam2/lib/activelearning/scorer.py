@@ -64,7 +64,8 @@ class Scorer:
         self._idle_seconds, self._is_busy = idle_seconds, is_busy
         self._memories = Memories()
         self._stopped, self._changed = threading.Event(), threading.Event()
-        self._failed: dict[str, str] = {}  # image -> key with which it could not be scored
+        # image -> key that it was last scored with, or could not be; read from the datastore once
+        self._tried: dict[str, str | None] = {}
         self._counts = {"scored": 0, "of": 0}
         self._now: str | None = None
         self._thread = threading.Thread(target=self._run, name="scorer", daemon=True)
@@ -114,9 +115,9 @@ class Scorer:
                 return
             except (UserError, OSError) as error:
                 logger.warning("%s cannot be scored: %s", image, error)
-                self._failed[image] = key
             finally:
                 self._now = None
+            self._tried[image] = key
 
     def _may_begin(self) -> bool:
         return not self._stopped.is_set() and not self._is_busy() and self._idle_seconds() >= IDLE
@@ -124,10 +125,15 @@ class Scorer:
     def _out_of_date(self, key: str) -> Iterator[str]:
         datastore = self._datastore()
         images = datastore.get_unlabeled_images()
-        known = {image: (datastore.get_image_info(image).get(INFO) or {}).get("key") for image in images}
-        due = [image for image in images if known[image] != key and self._failed.get(image) != key]
+        self._tried = {
+            image: self._tried[image]
+            if image in self._tried
+            else (datastore.get_image_info(image).get(INFO) or {}).get("key")
+            for image in images
+        }
+        due = [image for image in images if self._tried[image] != key]
         self._counts = {"scored": len(images) - len(due), "of": len(images)}
-        for image in sorted(due, key=lambda image: known[image] is not None):
+        for image in sorted(due, key=lambda image: self._tried[image] is not None):
             yield image
             self._counts["scored"] += 1
 

@@ -40,6 +40,7 @@ class _Known:
     labels: np.ndarray
     areas: np.ndarray  # (slices, structures + 1)
     lock: threading.Lock = field(default_factory=threading.Lock)
+    read: dict[Path, np.ndarray] = field(default_factory=dict)
 
     @classmethod
     def of(cls, case: LabelledCase, cached: CachedCase) -> _Known:
@@ -57,20 +58,25 @@ class _Known:
         """Of its slices, float32 (K, C); kept on disk beside them."""
         path = self.cached.folder / f"embeddings-{model.checkpoint.version}-{model.size}.npy"
         with self.lock:  # of several who ask, one makes them
-            try:
-                return np.load(path)
-            except (OSError, ValueError):
-                found = np.stack([pooled(model, np.asarray(plane)) for plane in self.pixels])
-            try:
-                part = path.with_suffix(".part")
-                with open(part, "wb") as file:
-                    np.save(file, found)
-                os.replace(part, path)
-            except (
-                OSError
-            ) as error:  # a full disk, or the label was changed meanwhile: they can be made again
-                logger.warning("%s is not kept: %s", path.name, error)
-            return found
+            if path not in self.read:
+                self.read.clear()  # those of a model that is not served any more
+                self.read[path] = self._embed(model, path)
+            return self.read[path]
+
+    def _embed(self, model: Model, path: Path) -> np.ndarray:
+        try:
+            return np.load(path)
+        except (OSError, ValueError):
+            found = np.stack([pooled(model, np.asarray(plane)) for plane in self.pixels])
+        part = path.with_suffix(".part")
+        try:
+            with open(part, "wb") as file:
+                np.save(file, found)
+            os.replace(part, path)
+        # a full disk, or the label was changed meanwhile: they can be made again
+        except OSError as error:
+            logger.warning("%s is not kept: %s", path.name, error)
+        return found
 
     def exemplars(self, model: Model, structure: str, voter: int) -> list[Exemplar]:
         """Slices of a structure: from its first to its last, in even steps."""
@@ -178,11 +184,11 @@ class LabelBank:
         list of Exemplar
             Empty if no case has the structure.
         """
+        own = without and without.resolve()
         cases = [
             known
             for known in list(self._known.values())
-            if known.has(structure)
-            and (without is None or known.case.pair.image.resolve() != without.resolve())
+            if known.has(structure) and known.case.pair.image.resolve() != own
         ]
         near = sorted(cases, key=lambda known: -_likeness(known.embeddings(model), embeddings))[:PATIENTS]
         return [e for n, known in enumerate(near) for e in known.exemplars(model, structure, n % VOTERS)]
