@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from sam2.modeling.sam2_base import NO_OBJ_SCORE, SAM2Base
@@ -42,14 +44,8 @@ def clip_loss(
         Whether the network sees its prompts drawn, and the mask of the slice before (`lib.sam.tracker`).
     """
     clips, targets, frames, size = masks.shape[:4]
-    out = network.forward_image(normalise(images.flatten(0, 1)))
-    # the slices were encoded once for all structures on them
-    levels = [
-        level.view(clips, frames, *level.shape[1:]).repeat_interleave(targets, 0)
-        for level in out["backbone_fpn"]
-    ]
+    features_of = encoded(network, images, targets)
     masks, batch = masks.flatten(0, 1), clips * targets
-    positions = [p[:1].expand(batch, *p.shape[1:]) for p in out["vision_pos_enc"]]
     outputs: dict[str, dict[int, dict]] = {"cond_frame_outputs": {}, "non_cond_frame_outputs": {}}
     loss = torch.zeros((), device=images.device)
     beside, own = draws and bool(torch.rand(()) < BESIDE), bool(torch.rand(()) < OWN)
@@ -58,10 +54,7 @@ def clip_loss(
         truth = masks[:, t]
         target = F.avg_pool2d(truth[:, None].float(), 4)
         present = truth.flatten(1).any(1).bool()
-        _, features, flat_positions, sizes = network._prepare_backbone_features(
-            {"backbone_fpn": [level[:, t] for level in levels], "vision_pos_enc": positions}
-        )
-        high = [level[:, t] for level in levels[:-1]]
+        features, flat_positions, sizes, high = features_of(t)
         if t == 0 and torch.rand(()) < 0.35:
             outputs["cond_frame_outputs"][0] = remember_mask(network, features, sizes, high, truth)
             before = as_logits(target) if beside else None
@@ -108,6 +101,37 @@ def clip_loss(
             network, features, sizes, answer, tokens, best, there, t == 0
         )
     return loss / frames
+
+
+def encoded(network: SAM2Base, images: torch.Tensor, targets: int) -> Callable[[int], tuple]:
+    """Encode the slices of clips once for all structures on them.
+
+    Parameters
+    ----------
+    images : Tensor uint8 (B, F, S, S, 3)
+    targets : int
+        Structures of each clip.
+
+    Returns
+    -------
+    callable
+        Slice -> features, positions and grid sizes as `SAM2Base` flattens them, and the finer levels; for
+        each structure of each clip.
+    """
+    clips, frames = images.shape[:2]
+    out = network.forward_image(normalise(images.flatten(0, 1)))
+    levels = [
+        level.view(clips, frames, *level.shape[1:]).repeat_interleave(targets, 0)
+        for level in out["backbone_fpn"]
+    ]
+    positions = [p[:1].expand(clips * targets, *p.shape[1:]) for p in out["vision_pos_enc"]]
+
+    def of(t: int) -> tuple:
+        here = {"backbone_fpn": [level[:, t] for level in levels], "vision_pos_enc": positions}
+        _, features, flat_positions, sizes = network._prepare_backbone_features(here)
+        return features, flat_positions, sizes, here["backbone_fpn"][:-1]
+
+    return of
 
 
 def _prompt(

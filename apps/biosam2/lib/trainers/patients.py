@@ -18,10 +18,10 @@ from torch.utils.data import IterableDataset, get_worker_info
 from lib.imaging.window import stretched
 from lib.sam.exemplars import FAR
 from lib.trainers import simulate
-from lib.trainers.clips import PRESENCE, remember_mask
+from lib.trainers.clips import PRESENCE, encoded, remember_mask
 from lib.trainers.generated import generate_patients, is_seen
 from lib.trainers.losses import score_loss
-from lib.trainers.pretrain import ask, normalise
+from lib.trainers.pretrain import ask
 from lib.trainers.views import STRETCHED, TARGETS_A_CLIP, View, resized, turned
 
 WHOLE = 0.5  # share of the samples that show the whole slices
@@ -138,27 +138,18 @@ def patients_loss(
     draws : bool
         Whether the network sees its prompts drawn; here there are none.
     """
-    batch, targets, frames, size = masks.shape[:4]
-    out = network.forward_image(normalise(images.flatten(0, 1)))
-    levels = [
-        level.view(batch, frames, *level.shape[1:]).repeat_interleave(targets, 0)
-        for level in out["backbone_fpn"]
-    ]
-    masks, rows = masks.flatten(0, 1), batch * targets
-    positions = [p[:1].expand(rows, *p.shape[1:]) for p in out["vision_pos_enc"]]
-
-    def features(t: int):
-        given = {"backbone_fpn": [level[:, t] for level in levels], "vision_pos_enc": positions}
-        return network._prepare_backbone_features(given)[1:], [level[:, t] for level in levels[:-1]]
-
+    frames = images.shape[1]
+    features_of = encoded(network, images, masks.shape[1])
+    masks = masks.flatten(0, 1)
+    rows = len(masks)
     known = int(torch.randint(1, frames, ()))
     conditioning = {}
     for t in range(known):
-        (flat, _, sizes), high = features(t)
+        flat, _, sizes, high = features_of(t)
         conditioning[t] = remember_mask(network, flat, sizes, high, masks[:, t])
     loss = torch.zeros((), device=images.device)
     for t in range(known, frames):
-        (flat, flat_positions, sizes), high = features(t)
+        flat, flat_positions, sizes, high = features_of(t)
         target = F.avg_pool2d(masks[:, t, None].float(), 4)
         present = masks[:, t].flatten(1).any(1).bool()
         fused = network._prepare_memory_conditioned_features(
