@@ -134,6 +134,11 @@ class Ohif:
     def choose(self, structure: str) -> None:
         self.page.locator(f'#biosam2 input[type=radio][value="{structure}"]').check()
 
+    def structures(self) -> list[str]:
+        """The names in the panel's list, in its order."""
+        listed = self.page.locator("#biosam2 input[type=radio]")
+        return [name for name in (row.get_attribute("value") for row in listed.all()) if name]
+
     def add(self, structure: str) -> None:
         self.part("name").fill(structure)
         self.part("name").press("Enter")
