@@ -7,9 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from lib.sam.exemplars import pooled
+from lib.sam.exemplars import Exemplar, pooled
 
 from .conftest import NAMES
+
+
+def exemplars(bank, slot, structure: str, image: np.ndarray, without=None) -> list[Exemplar]:
+    sought = bank.sought(slot.get(), image, without)
+    return list(sought[structure].exemplars) if structure in sought else []
 
 
 def embeddings(slot, voxels: np.ndarray) -> np.ndarray:
@@ -36,10 +41,10 @@ def test_it_has_what_is_labelled(site, bank):
 def test_a_label_that_was_changed_is_read_again(site, bank, slot):
     site.label(0)
     bank.refresh()
-    before = bank.exemplars(slot.get(), "liver", embeddings(slot, site.anatomy.patient(1).pixels))
+    before = exemplars(bank, slot, "liver", embeddings(slot, site.anatomy.patient(1).pixels))
     site.label(0, voxels=np.where(site.truth(0) == 1, 2, 0).astype(np.uint8))
     bank.refresh()
-    after = bank.exemplars(slot.get(), "spleen", embeddings(slot, site.anatomy.patient(1).pixels))
+    after = exemplars(bank, slot, "spleen", embeddings(slot, site.anatomy.patient(1).pixels))
     assert bank.structures() == {"spleen": 2}
     assert sum(e.mask.sum() for e in after) == sum(e.mask.sum() for e in before) > 0
     assert {e.key[0] for e in after}.isdisjoint(e.key[0] for e in before)
@@ -58,9 +63,8 @@ def test_exemplars_are_slices_of_the_structure(site, bank, slot):
     for number in range(3):
         site.label(number)
     bank.refresh()
-    model = slot.get()
     target = embeddings(slot, site.anatomy.patient(3).pixels)
-    found = bank.exemplars(model, "spleen", target)
+    found = exemplars(bank, slot, "spleen", target)
     assert len({e.key[0] for e in found}) == 3
     truths = [site.truth(n) == 2 for n in range(3)]
     for exemplar in found:
@@ -70,7 +74,33 @@ def test_exemplars_are_slices_of_the_structure(site, bank, slot):
             np.linalg.norm(exemplar.embedding) == np.float32(1)
             or abs(np.linalg.norm(exemplar.embedding) - 1) < 1e-5
         )
-    assert bank.exemplars(model, "kidney", target) == []
+    assert exemplars(bank, slot, "kidney", target) == []
+
+
+def test_a_negative_of_the_image_is_asked_about_negatives(site, bank, slot):
+    for number in range(2):
+        site.label(number)
+    bank.refresh()
+    voxels = site.anatomy.patient(0).pixels
+    one, other = (exemplars(bank, slot, "spleen", embeddings(slot, v)) for v in (voxels, 255 - voxels))
+    mine = {e.key[:3]: e for e in one}
+    turned = [(e, mine[e.key[:3]]) for e in other if e.key[3] != mine[e.key[:3]].key[3]]
+    assert any(np.array_equal(site.truth(0)[..., e.key[1]] == 2, e.mask) for e, _ in turned)
+    for e, like in turned:
+        np.testing.assert_array_equal(e.plane, 255 - like.plane)
+        np.testing.assert_array_equal(e.mask, like.mask)
+        assert not np.allclose(e.embedding, like.embedding)
+
+
+def test_it_knows_where_the_structures_lie(site, bank, slot):
+    site.label(0)
+    bank.refresh()
+    (layout,) = bank.sought(slot.get(), embeddings(slot, site.anatomy.patient(1).pixels))["liver"].layouts
+    assert set(layout) == {"liver", "spleen"}
+    on = np.nonzero(np.moveaxis(site.truth(0), 2, 0) == 2)
+    shape = np.array([site.truth(0).shape[n] for n in (2, 0, 1)])
+    np.testing.assert_allclose(layout["spleen"].low * shape, [axis.min() for axis in on])
+    np.testing.assert_allclose(layout["spleen"].high * shape, [axis.max() + 1 for axis in on])
 
 
 def test_an_image_is_no_exemplar_of_itself(site, bank, slot):
@@ -78,8 +108,8 @@ def test_an_image_is_no_exemplar_of_itself(site, bank, slot):
     site.label(1)
     bank.refresh()
     target = embeddings(slot, site.anatomy.patient(0).pixels)
-    both = bank.exemplars(slot.get(), "liver", target)
-    other = bank.exemplars(slot.get(), "liver", target, without=site.path(0))
+    both = exemplars(bank, slot, "liver", target)
+    other = exemplars(bank, slot, "liver", target, without=site.path(0))
     assert len({e.key[0] for e in both}) == 2 and len({e.key[0] for e in other}) == 1
     # it is the most alike of all, so that it comes first where it may
     assert both[0].key[0] not in {e.key[0] for e in other}
@@ -99,12 +129,11 @@ def test_several_may_ask_at_once(site, bank, slot):
     for number in range(3):
         site.label(number)
     bank.refresh()
-    model = slot.get()
     target = embeddings(slot, site.anatomy.patient(3).pixels)
 
     def ask(_: int) -> list[tuple]:
         bank.refresh()
-        return [exemplar.key for exemplar in bank.exemplars(model, "spleen", target)]
+        return [exemplar.key for exemplar in exemplars(bank, slot, "spleen", target)]
 
     with ThreadPoolExecutor(4) as threads:
         found = list(threads.map(ask, range(8)))
@@ -117,4 +146,4 @@ def test_a_case_whose_slices_are_removed_meanwhile_is_still_an_exemplar(site, ba
     bank.refresh()
     target = embeddings(slot, site.anatomy.patient(3).pixels)
     shutil.rmtree(tmp_path / "bank")
-    assert bank.exemplars(slot.get(), "spleen", target)
+    assert exemplars(bank, slot, "spleen", target)

@@ -1,4 +1,4 @@
-"""Labelled slices of other patients as memory: who is asked, what is kept, what is made of the votes."""
+"""Labelled slices of other patients as memory: which are asked, what is kept, what is made of the looks."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import pytest
 
 from lib.errors import Cancelled
 from lib.sam import exemplars as module
-from lib.sam.exemplars import Exemplar, Memories, disagreement, find, pooled
-from lib.sam.memory import Remembering
+from lib.sam.exemplars import Exemplar, Found, Memories, Sought, disagreement, find, pooled
+from lib.sam.memory import Planes, Remembering
+from lib.sam.model import Model
+from lib.sam.places import Region
 
 SHAPE = (80, 60)
 
@@ -28,9 +30,13 @@ def exemplar(model):
     def make(patient: int, number: int = 0, mask: np.ndarray | None = None) -> Exemplar:
         mask = disc((30, 30), 9) if mask is None else mask
         image = plane(10 * patient + number, mask)
-        return Exemplar((patient, number), patient, image, mask, pooled(model, image))
+        return Exemplar((patient, number), image, mask, pooled(model, image))
 
     return make
+
+
+def find_one(model: Model, planes: Planes, count: int, exemplars: list[Exemplar], *others) -> list[Found]:
+    return find(model, planes, count, {"disc": Sought(exemplars)}, *others)["disc"]
 
 
 @pytest.fixture
@@ -70,7 +76,7 @@ def test_an_embedding_has_length_one_and_is_of_the_picture(model):
 
 
 def test_there_is_an_answer_for_every_slice(model, exemplar):
-    found = find(model, lambda k: plane(k, disc((30, 30), 9)), 3, [exemplar(0)], Memories())
+    found = find_one(model, lambda k: plane(k, disc((30, 30), 9)), 3, [exemplar(0)], Memories())
     assert len(found) == 3
     for one in found:
         assert one.mask.shape == one.logits.shape == SHAPE and one.mask.dtype == bool
@@ -78,21 +84,60 @@ def test_there_is_an_answer_for_every_slice(model, exemplar):
         assert 0 <= one.score <= 1 and 0 <= one.disagreement <= 1
 
 
-def test_patients_vote_each_with_the_slices_most_like_the_one_asked_about(model, exemplar, asked):
+def test_the_slices_most_like_the_one_asked_about_are_attended_to(model, exemplar, asked, monkeypatch):
+    monkeypatch.setattr(module, "ATTENDED", 5)
+    monkeypatch.setattr(module, "LEAST_ATTENDED", 2)
     given = [exemplar(0, n) for n in range(6)] + [exemplar(1)]
-    find(model, lambda _: given[5].plane, 1, given, Memories())
-    assert set(asked) == {module.VOTER, 1}
-    voters = module._voters(given, given[5].embedding)
-    assert voters[0][0] is given[5]
-    assert sorted(len(voter) for voter in voters) == [1, module.VOTER]
+    find_one(model, lambda _: given[5].plane, 1, given, Memories())
+    assert set(asked) == {5}
+    assert module._most_alike(model, given, given[5].embedding)[0] is given[5]
+    # a larger network attends to fewer
+    monkeypatch.setattr(module, "CELLS", 3 * (model.size // 16) ** 2)
+    assert len(module._most_alike(model, given, given[5].embedding)) == 3
+    monkeypatch.setattr(module, "CELLS", 0)
+    assert len(module._most_alike(model, given, given[5].embedding)) == 2
+
+
+def test_a_structure_is_looked_for_where_the_others_say(model, exemplar, monkeypatch):
+    """And only there, and alike whatever else is wanted."""
+    views: list[module.View] = []
+    real = module._look
+
+    def look(model, plane, view, *others):
+        views.append(view)
+        return real(model, plane, view, *others)
+
+    monkeypatch.setattr(module, "_look", look)
+    big, small = disc((30, 30), 14), disc((62, 30), 5)
+    image = plane(3, big | small)
+
+    def region(centre: tuple[float, float, float], side: float) -> Region:
+        middle = np.array(centre)
+        return Region(middle - side / 2, middle + side / 2, middle)
+
+    layouts = [{"big": region((0.5, 0.4, 0.5), 0.3), "small": region((0.5, 0.8, 0.5), 0.1)}]
+    known = {
+        "big": Sought([exemplar(0, 0, big)], layouts),
+        "small": Sought([exemplar(0, 0, small)], layouts),
+    }
+    found = find(model, lambda _: image, 12, known, Memories())
+    assert found["big"][5].mask.any()
+    close = [view for view in views if not view.is_whole(SHAPE) and view.contains((62, 30), (62, 30))]
+    assert 5 <= len(close) < 12
+    assert not found["small"][0].mask.any() and found["small"][0].presence == -module.TRUST
+    told: list[tuple[int, int]] = []
+    only = find(model, lambda _: image, 12, known, Memories(), "small".__eq__, lambda *how: told.append(how))
+    assert set(only) == {"small"} and told[-1] == (36, 36)
+    for one, other in zip(only["small"], found["small"], strict=True):
+        np.testing.assert_array_equal(one.logits, other.logits)
 
 
 def test_memories_are_made_once(model, exemplar, remembered):
     memories, given = Memories(), [exemplar(0), exemplar(1)]
-    find(model, lambda k: plane(k, disc((30, 30), 9)), 2, given, memories)
+    find_one(model, lambda k: plane(k, disc((30, 30), 9)), 2, given, memories)
     first = len(remembered)
     assert len(given) <= first <= 2 * len(given)  # whole, and close by
-    find(model, lambda k: plane(k + 5, disc((30, 30), 9)), 2, given, memories)
+    find_one(model, lambda k: plane(k + 5, disc((30, 30), 9)), 2, given, memories)
     assert len(remembered) <= 2 * len(given)
 
 
@@ -111,7 +156,7 @@ def test_memories_are_bounded(model, exemplar, remembered):
 def test_an_image_of_another_size_and_in_colour(model, exemplar):
     shape = (50, 90)
     colour = np.repeat(plane(3, disc((20, 40), 9, shape))[..., None], 3, 2)
-    (found,) = find(model, lambda _: colour, 1, [exemplar(0)], Memories())
+    (found,) = find_one(model, lambda _: colour, 1, [exemplar(0)], Memories())
     assert found.mask.shape == shape
 
 
@@ -121,18 +166,20 @@ def test_it_tells_how_far_it_is_and_can_be_stopped(model, exemplar):
     def image(k: int) -> np.ndarray:
         return plane(k, disc((30, 30), 9))
 
-    find(model, image, 2, [exemplar(0)], Memories(), lambda done, of: told.append((done, of)))
+    sought = {"disc": Sought([exemplar(0)])}
+    find(model, image, 2, sought, Memories(), progress=lambda done, of: told.append((done, of)))
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
     with pytest.raises(Cancelled):
-        find(model, image, 2, [exemplar(0)], Memories(), None, lambda: True)
+        find(model, image, 2, sought, Memories(), cancelled=lambda: True)
 
 
 def test_where_it_is_looked_for_on_slices_without_it():
     here, there = disc((20, 20), 5), disc((50, 40), 5)
-    places = module._places([None, here, None, None, None, there, None])
+    none = np.zeros(SHAPE, bool)
+    places = module._places([none, here, none, none, none, there, none])
     low = [tuple(place[0]) for place in places if place is not None]
     assert low == [(16, 16)] * 4 + [(46, 36)] * 3
-    assert module._places([None, None]) == [None, None]
+    assert module._places([none, none]) == [None, None]
 
 
 def test_disagreement():

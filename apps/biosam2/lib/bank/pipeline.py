@@ -71,19 +71,11 @@ def prelabel(
     kind = np.uint8 if max(indexes.values(), default=0) < 256 else np.uint16
     shape = planes(0).shape[:2]
     labels, sure = np.zeros((count, *shape), kind), np.zeros((count, *shape), np.float16)
-    found: dict[str, list[Found]] = {}
-    for done, (name, value) in enumerate(indexes.items()):
-
-        def step(here: int, of: int, done: int = done) -> None:
-            if progress:
-                progress(done * of + here, len(indexes) * of)
-
-        exemplars = bank.exemplars(model, name, embeddings, image)
-        if not exemplars:
-            continue
-        found[name] = find(model, planes, count, exemplars, memories, step, cancelled)
-        for index, one in enumerate(found[name]):
+    known = bank.sought(model, embeddings, image)
+    found = find(model, planes, count, known, memories, only, progress, cancelled)
+    for name, slices in found.items():
+        for index, one in enumerate(slices):
             better = one.mask & (one.logits > sure[index])
-            labels[index][better] = value
+            labels[index][better] = indexes[name]
             sure[index][better] = one.logits[better]
     return Prelabel(labels, found, indexes, middle(embeddings))
