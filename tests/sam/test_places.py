@@ -71,6 +71,19 @@ def test_the_nearer_and_surer_neighbour_counts_more():
     assert moved(liver=0.9, kidney=0) == pytest.approx(0.1)
 
 
+def test_where_it_was_found_itself_counts_as_far_as_that_is_sure():
+    patients, there = [layout()], layout(spleen=(0, 0.2, 0))
+
+    def moved(own: float) -> float:
+        sure = {"liver": 0.8, "kidney": 0.8, "spleen": own}
+        return float((expected("spleen", patients, there, sure).low - patients[0]["spleen"].low)[1])
+
+    assert moved(0) == pytest.approx(0)
+    assert moved(0.1) < 0.1 and 0.15 < moved(0.9) < 0.2
+    # nobody else was found: then the places are those where it was seen, slice by slice
+    assert expected("spleen", patients, {"spleen": there["spleen"]}, {"spleen": 0.8}) is None
+
+
 def test_nobody_knows_where_a_lesion_is():
     there = {"liver": layout()["liver"]}
     anywhere = [layout(spleen=(0, far, 0)) for far in (-0.35, 0.0, 0.35)]

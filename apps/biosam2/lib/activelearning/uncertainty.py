@@ -1,9 +1,9 @@
 """How unsure the automatic masks of an image are: one number for each structure.
 
-Four signs of it: the votes and views disagree about the mask; so do the masks that boxes drawn a little
-differently around it give; the network rates its own mask low; the object score cannot tell whether the
-structure is on a slice at all. (ClaSP PE, arXiv 2601.13677, multiplies such signs; here each alone is enough
-to make a case worth a look, so they are averaged.)
+Four signs of it: the views disagree about the mask; so do the masks that boxes drawn a little differently
+around it give; the network rates its own mask low; the object score cannot tell whether the structure is on
+a slice at all. (ClaSP PE, arXiv 2601.13677, multiplies such signs; here each alone is enough to make a case
+worth a look, so they are averaged.)
 """
 
 from __future__ import annotations

@@ -271,12 +271,12 @@ def _found(whole: _Look, close: _Look | None, told: bool) -> Found:
 def _told(
     name: str, layouts: Sequence[Mapping[str, Region]], seen: Mapping[str, list[_Look]]
 ) -> Region | None:
-    """Where a structure is by where the others were seen in the whole slices."""
+    """Where a structure is by where it and the others were seen in the whole slices."""
     there: dict[str, Region] = {}
     sure: dict[str, float] = {}
     for other, looks in seen.items():
         masks = np.stack([look.mask for look in looks])
-        if other != name and masks.any():
+        if masks.any():
             there[other] = regions(masks.astype(np.uint8))[1]
             # a slice counts by its share of the structure, the large ones alike
             weights = np.minimum(masks.sum((1, 2)), np.median(masks.sum((1, 2))[masks.any((1, 2))]))

@@ -70,10 +70,10 @@ def expected(
     found: Mapping[str, Region],
     sure: Mapping[str, float],
 ) -> Region | None:
-    """Where a structure must be, given where the others are.
+    """Where a structure must be, given where it and the others were found.
 
-    Each labelled patient says so by itself: there it lies where its neighbours have moved to. What they say
-    is of use only if they agree; a lesion can be anywhere.
+    Each labelled patient says so by itself: there it lies where its landmarks have moved to, among which it
+    is the nearest one itself. What they say is of use only if they agree; a lesion can be anywhere.
 
     Parameters
     ----------
@@ -91,17 +91,19 @@ def expected(
         None if no labelled patient has it together with others that were found, or they disagree by more
         than its size.
     """
-    known = [name for name in landmarks(structure, patients) if name in found and sure[name] > 0]
+    others = [name for name in landmarks(structure, patients) if name in found and sure[name] > 0]
     said = []
     for layout in patients:
-        others = [name for name in known if name in layout]
-        if structure in layout and others:
-            own = layout[structure]
-            far = [float(np.linalg.norm(layout[u].centre - own.middle)) for u in others]
-            weights = [sure[u] / (d + NEAR) ** 2 for u, d in zip(others, far, strict=True)]
-            moves = [found[u].centre - layout[u].centre for u in others]
-            shift = np.average(moves, axis=0, weights=weights)
-            said.append((own.low + shift, own.high + shift))
+        known = [name for name in others if name in layout]
+        if structure not in layout or not known:
+            continue
+        own = layout[structure]
+        known += [structure] if structure in found else []
+        far = [np.linalg.norm(layout[name].centre - own.middle) * (name != structure) for name in known]
+        weights = [(sure[name] / (d + NEAR)) ** 2 for name, d in zip(known, far, strict=True)]
+        moves = [found[name].centre - layout[name].centre for name in known]
+        shift = np.average(moves, axis=0, weights=weights)
+        said.append((own.low + shift, own.high + shift))
     if not said:
         return None
     lows, highs = (np.stack(side) for side in zip(*said, strict=True))
