@@ -62,7 +62,7 @@ def main() -> None:
         return wait_and_step
 
     Tracker.track = paced(Tracker.track)  # type: ignore[method-assign]
-    exemplars._votes = paced(exemplars._votes)
+    exemplars._look = paced(exemplars._look)
     runpy.run_module("monailabel.main", run_name="__main__", alter_sys=True)
 
 
