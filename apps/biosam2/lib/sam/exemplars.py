@@ -27,7 +27,7 @@ from lib.sam.zoom import View
 FAR = 32  # slices that lie between an exemplar and what it is asked about, for the pointers' positions
 # Slices that are attended to at once, those most like the slice asked about. All together: attention picks
 # the patients that tell something, voting does not (patients of a drawn anatomy: Dice 0.82 with 16 at once,
-# 0.73 with two voters of 8). It takes time with their number and with the square of the size, which bound them.
+# 0.73 with two voters of 8). It takes time with their number and the square of the size, which bound them.
 ATTENDED, CELLS = 16, 16 * 32 * 32
 LEAST_ATTENDED = 4
 CLOSE = 2.5  # side of the close view, in extents of the structure on the exemplars
