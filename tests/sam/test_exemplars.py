@@ -110,7 +110,7 @@ def test_a_structure_is_looked_for_where_the_others_say(model, exemplar, monkeyp
     monkeypatch.setattr(module, "_look", look)
     # that it is recognised elsewhere as well is no matter here
     monkeypatch.setattr(
-        module, "_told", lambda name, layouts, seen: layouts[0]["small"] if name == "small" else None
+        module, "expected", lambda name, layouts, *_: layouts[0]["small"] if name == "small" else None
     )
     big, small = disc((30, 30), 14), disc((62, 30), 5)
     image = plane(3, big | small)

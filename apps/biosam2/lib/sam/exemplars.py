@@ -236,8 +236,9 @@ def _find(
         for index in range(count):
             seen[name].append(_look(model, planes(index), whole, alike[name][index], memories, _whole))
             step()
+    there, sure = _seen_at(seen)
     for name in wanted:
-        told = _told(name, known[name].layouts, seen)
+        told = expected(name, known[name].layouts, there, sure)
         places = _places([look.mask for look in seen[name]])
         if told is not None:
             near = told.slices(count)
@@ -268,20 +269,19 @@ def _found(whole: _Look, close: _Look | None, told: bool) -> Found:
     return Found(look.mask, look.logits, look.presence, look.score, disagreement(masks))
 
 
-def _told(
-    name: str, layouts: Sequence[Mapping[str, Region]], seen: Mapping[str, list[_Look]]
-) -> Region | None:
-    """Where a structure is by where it and the others were seen in the whole slices."""
+def _seen_at(seen: Mapping[str, list[_Look]]) -> tuple[dict[str, Region], dict[str, float]]:
+    """Where structures were seen in the whole slices, and how sure that is; without those not seen."""
     there: dict[str, Region] = {}
     sure: dict[str, float] = {}
-    for other, looks in seen.items():
+    for name, looks in seen.items():
         masks = np.stack([look.mask for look in looks])
-        if masks.any():
-            there[other] = regions(masks.astype(np.uint8))[1]
+        areas = masks.sum((1, 2))
+        if areas.any():
+            there[name] = regions(masks.astype(np.uint8))[1]
             # a slice counts by its share of the structure, the large ones alike
-            weights = np.minimum(masks.sum((1, 2)), np.median(masks.sum((1, 2))[masks.any((1, 2))]))
-            sure[other] = float(weights @ [look.score for look in looks] / weights.sum())
-    return expected(name, layouts, there, sure)
+            weights = np.minimum(areas, np.median(areas[areas > 0]))
+            sure[name] = float(weights @ [look.score for look in looks] / weights.sum())
+    return there, sure
 
 
 def _most_alike(model: Model, exemplars: Sequence[Exemplar], embedding: np.ndarray) -> list[Exemplar]:
