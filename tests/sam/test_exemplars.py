@@ -36,7 +36,11 @@ def exemplar(model):
 
 
 def find_one(model: Model, planes: Planes, count: int, exemplars: list[Exemplar], *others) -> list[Found]:
-    return find(model, planes, count, {"disc": Sought(exemplars)}, *others)["disc"]
+    return find(model, planes, seen(model, planes, count), {"disc": Sought(exemplars)}, *others)["disc"]
+
+
+def seen(model: Model, planes: Planes, count: int) -> np.ndarray:
+    return np.stack([pooled(model, planes(index)) for index in range(count)])
 
 
 @pytest.fixture
@@ -124,13 +128,16 @@ def test_a_structure_is_looked_for_where_the_others_say(model, exemplar, monkeyp
         "big": Sought([exemplar(0, 0, big)], layouts),
         "small": Sought([exemplar(0, 0, small)], layouts),
     }
-    found = find(model, lambda _: image, 12, known, Memories())
+    embeddings = seen(model, lambda _: image, 12)
+    found = find(model, lambda _: image, embeddings, known, Memories())
     assert found["big"][5].mask.any()
     close = [view for view in views if not view.is_whole(SHAPE) and view.contains((62, 30), (62, 30))]
     assert 5 <= len(close) < 12
     assert not found["small"][0].mask.any() and found["small"][0].presence == -module.TRUST
     told: list[tuple[int, int]] = []
-    only = find(model, lambda _: image, 12, known, Memories(), "small".__eq__, lambda *how: told.append(how))
+    only = find(
+        model, lambda _: image, embeddings, known, Memories(), "small".__eq__, lambda *how: told.append(how)
+    )
     assert set(only) == {"small"} and told[-1] == (36, 36)
     for one, other in zip(only["small"], found["small"], strict=True):
         np.testing.assert_array_equal(one.logits, other.logits)
@@ -171,10 +178,11 @@ def test_it_tells_how_far_it_is_and_can_be_stopped(model, exemplar):
         return plane(k, disc((30, 30), 9))
 
     sought = {"disc": Sought([exemplar(0)])}
-    find(model, image, 2, sought, Memories(), progress=lambda done, of: told.append((done, of)))
+    embeddings = seen(model, image, 2)
+    find(model, image, embeddings, sought, Memories(), progress=lambda done, of: told.append((done, of)))
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
     with pytest.raises(Cancelled):
-        find(model, image, 2, sought, Memories(), cancelled=lambda: True)
+        find(model, image, embeddings, sought, Memories(), cancelled=lambda: True)
 
 
 def test_where_it_is_looked_for_on_slices_without_it():

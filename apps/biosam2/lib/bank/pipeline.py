@@ -72,7 +72,7 @@ def prelabel(
     shape = planes(0).shape[:2]
     labels, sure = np.zeros((count, *shape), kind), np.zeros((count, *shape), np.float16)
     known = bank.sought(model, embeddings, image)
-    found = find(model, planes, count, known, memories, only, progress, cancelled)
+    found = find(model, planes, embeddings, known, memories, only, progress, cancelled)
     for name, slices in found.items():
         for index, one in enumerate(slices):
             better = one.mask & (one.logits > sure[index])

@@ -158,7 +158,7 @@ class Memories:
 def find(
     model: Model,
     planes: Planes,
-    count: int,
+    embeddings: np.ndarray,
     known: Mapping[str, Sought],
     memories: Memories,
     wanted: Callable[[str], bool] = lambda _: True,
@@ -174,8 +174,8 @@ def find(
     model : Model
     planes : callable
         Slice index -> uint8 (A, B) or (A, B, 3), after the window.
-    count : int
-        Slices of the image.
+    embeddings : ndarray float32 (K, C)
+        Of the image's slices, see `pooled`.
     known : mapping
         What could be found, by name.
     memories : Memories
@@ -197,7 +197,9 @@ def find(
     """
     names = [name for name in known if wanted(name)]
     found: dict[str, list[Found]] = {name: [] for name in names}
-    for name, one in as_long_work(_find(model, planes, count, known, names, memories, progress, cancelled)):
+    for name, one in as_long_work(
+        _find(model, planes, embeddings, known, names, memories, progress, cancelled)
+    ):
         found[name].append(one)
     return found
 
@@ -205,7 +207,7 @@ def find(
 def _find(
     model: Model,
     planes: Planes,
-    count: int,
+    embeddings: np.ndarray,
     known: Mapping[str, Sought],
     wanted: Sequence[str],
     memories: Memories,
@@ -215,6 +217,7 @@ def _find(
     # the others are looked at for where they are: they tell where these must be
     beside = {other for name in wanted for other in landmarks(name, known[name].layouts) if other in known}
     seen: dict[str, list[_Look]] = {name: [] for name in sorted(beside.union(wanted))}
+    count = len(embeddings)
     done, total = 0, count * (len(seen) + len(wanted))
 
     def step() -> None:
@@ -227,7 +230,6 @@ def _find(
 
     shape = zoom.shape_of(planes(0))
     whole = zoom.whole(shape)
-    embeddings = [pooled(model, planes(index)) for index in range(count)]
     alike = {
         name: [_most_alike(model, known[name].exemplars, embedding) for embedding in embeddings]
         for name in seen
