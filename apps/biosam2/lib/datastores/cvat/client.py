@@ -202,9 +202,7 @@ class CvatClient:
         said = said_in(response)
         logger.warning("CVAT %s: %s: status %d %s", self.url, what, code, said)
         if code == 404:
-            raise NotFound(
-                f"CVAT does not have {what}: it was deleted there, or this account may not see it."
-            )
+            raise NotFound(f"CVAT does not have {what}: it was deleted, or this account may not see it.")
         if code == 401 and not (self._account.user or self._account.key):
             raise Unavailable("CVAT asks who this server is: give it a name and a password, or an API key.")
         if code in (401, 403):

@@ -36,13 +36,11 @@ def connect(studies: str) -> CvatDatastore:
     UserError
         If neither is an address.
     """
-    url = next(
-        (u for u in (studies, settings.MONAI_LABEL_DATASTORE_URL) if u.startswith(("http://", "https://"))),
-        None,
-    )
+    addresses = (studies, settings.MONAI_LABEL_DATASTORE_URL)
+    url = next((one for one in addresses if one.startswith(("http://", "https://"))), None)
     if url is None:
         raise UserError(
-            f"MONAI_LABEL_DATASTORE is cvat: --studies must be CVAT's address, such as http://localhost:8080, "
+            "MONAI_LABEL_DATASTORE is cvat: --studies must be CVAT's address, such as http://localhost:8080, "
             f"not '{studies[:200]}'. Images are taken from CVAT's tasks; add those of a folder there."
         )
     account = Account(

@@ -2,11 +2,12 @@
 
 - All pages of projects, tasks and jobs are listed, and kept for seconds. A frame is downloaded when it is
   asked for, in its original quality, and put in its place whole.
-- A label is final when all annotation jobs with its frame have the state "completed", in whatever stage. A job
-  that is opened again takes its labels back until it is completed.
+- A label is final when all annotation jobs with its frame have the state "completed", in whatever stage. A
+  job that is opened again takes its labels back until it is completed.
 - Annotations are exported once for each change, a task at a time (`lib.datastores.cvat.exports`), and a label
   is drawn when it is asked for. Masks, polygons and ellipses, also of tracks, are drawn; boxes, points and
-  lines say nothing of pixels and are left out. Frames with nothing drawn are finished, but nothing to learn from.
+  lines say nothing of pixels and are left out. Frames with nothing drawn are finished, but nothing to learn
+  from.
 - Who belongs together: the subject in a BIDS name of the frame, or else the task.
 - What another client submits as final goes into CVAT as masks (`lib.datastores.cvat.upload`).
 """

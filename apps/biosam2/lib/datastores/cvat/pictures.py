@@ -46,7 +46,7 @@ def write_picture(content: bytes, frame: Frame, folder: Path, what: str) -> Path
                 raise Unprocessable(f"{what} is {_by(picture.size)} pixels, and CVAT says {_by(size)}.")
             picture.load()
             format = picture.format or ""
-            # CVAT shows what an EXIF orientation says; the readers here show the pixels as they lie in the file
+            # CVAT shows a picture as its EXIF orientation says, the readers here as its pixels lie
             turned = picture.getexif().get(ORIENTATION, 1) != 1
             upright = ImageOps.exif_transpose(picture) if turned else picture
             if upright.size != size:
