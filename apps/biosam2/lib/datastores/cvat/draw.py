@@ -1,8 +1,8 @@
 """What CVAT says is drawn on a frame -> a label map on the picture's grid.
 
-CVAT's coordinates are continuous, with (0, 0) the upper left corner of the picture: the centre of pixel (0, 0)
-is at (0.5, 0.5). A pixel belongs to a polygon or an ellipse if its centre lies in it. This is the one file of
-the datastores that knows these coordinates.
+CVAT's coordinates are continuous, with (0, 0) the upper left corner of the picture: the centre of pixel
+(0, 0) is at (0.5, 0.5). A pixel belongs to a polygon or an ellipse if its centre lies in it. This is the one
+file of the datastores that knows these coordinates.
 """
 
 from __future__ import annotations
