@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from skimage.measure import find_contours
@@ -26,6 +26,7 @@ def drawn(*shapes: dict, size: tuple[int, int] = (W, H)) -> np.ndarray:
     return draw(about, *size, VALUES.__getitem__, "frame 0")
 
 
+@settings(max_examples=30, deadline=None)
 @given(arrays(bool, (7, 9)))
 def test_a_mask_is_the_same_to_the_pixel(mask: np.ndarray):
     if not mask.any():
@@ -50,6 +51,7 @@ def test_a_pixel_belongs_to_a_polygon_if_its_centre_does(shift: float):
     assert np.array_equal(drawn(shape("polygon", 0, 1, square)), expected)
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10**6))
 def test_the_outline_of_a_mask_gives_the_mask_again(seed: int):
     rng = np.random.default_rng(seed)
