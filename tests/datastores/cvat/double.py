@@ -250,11 +250,14 @@ class Cvat:
         if (method, path) == ("POST", "/dataset/export") and self.current:
             assert query["format"] == "CVAT for images 1.1" and query["save_images"] in ("false", "False")
             request = f"action=export&target=task&id={task.id}&subresource=annotations"
-            self.requests.setdefault(request, [task.id, self.waits])
+            if self.requests.get(request, [0, 0])[1] > 0:
+                self.requests[request][1] -= 1  # time goes by
+                return 409, "Request is being processed"
+            self.requests[request] = [task.id, self.waits]  # one that has ended is forgotten
             return 202, {"rq_id": request}
         if (method, path) == ("GET", "/dataset/download") and self.current:
             request = self.requests.pop(query["rq_id"], None)
-            return (200, self.exported(task)) if request else (404, {"detail": "Not found."})
+            return (200, self.exported(task)) if request else (400, b"Unknown export request id")
         if (method, path) == ("GET", "/annotations") and "format" in query:
             return self.by_action(task, query)
         if (method, path) == ("GET", "/annotations"):

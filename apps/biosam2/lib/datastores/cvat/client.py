@@ -149,7 +149,7 @@ class CvatClient:
         with self._asking(what):
             signed = self._sign_in()
             response = self._send(method, path, **options)
-            if response.status_code == 401 and self._account.user and not self._account.key:
+            if response.status_code in (401, 403) and self._account.user and not self._account.key:
                 response.close()  # a session that has expired
                 self._sign_in(signed)
                 response = self._send(method, path, **options)

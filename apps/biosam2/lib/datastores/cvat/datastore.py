@@ -284,9 +284,9 @@ class CvatDatastore(PlainDatastore):
             if book is None or book.stamp != stamp:
                 with self._files.workshop() as work:
                     self._exports.fetch(task.id, work / "export.zip")
+                    self._structures.learn(self._catalogue.labels())
                     frames = read_export(work / "export.zip", task.id)
                     book = Book.write(file, stamp, frames, task.start, task.step)
-                self._structures.learn(self._catalogue.labels())
                 logger.info("annotations of task %d exported from CVAT", task.id)
                 if book.others:
                     logger.warning("of task %d are left out, being no masks: %s", task.id, dict(book.others))

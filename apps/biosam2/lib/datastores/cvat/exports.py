@@ -24,6 +24,11 @@ FIRST_WAIT, LONGEST_WAIT = 0.2, 5.0  # s between two looks at it
 FILE_BYTES = 1 << 30  # of an export, at most
 # What a server answers that does not know the request.
 UNKNOWN = (404, 405)
+# Another process of this account, such as a training, has asked for the same, and it is being made. It may have
+# begun before a change that this one is asked for: it is waited for, and the task exported once more.
+BUSY = 409
+# CVAT forgets an export as soon as another process of this account asks for the same.
+ATTEMPTS = 4
 
 
 class ExportFailed(Unprocessable):
@@ -62,7 +67,7 @@ class Exports:
             If CVAT does not answer, or is not done in time.
         """
         until = time.monotonic() + self._seconds
-        for _ in range(2):
+        for _ in range(ATTEMPTS):
             try:
                 if self._current is not False and self._by_request(task, file, until):
                     self._current = True
@@ -74,21 +79,22 @@ class Exports:
                 return
             except _Expired:
                 logger.warning("CVAT has forgotten the export of task %d: it is asked once more", task)
-        raise Unavailable(
-            f"CVAT has twice forgotten the export of task {task} that it was making: try again."
-        )
+        raise Unavailable(f"CVAT forgets the export of task {task} each time it is made: try again.")
 
     def _by_request(self, task: int, file: Path, until: float) -> bool:
         """By `/api/requests`, as servers since 2.19 do; False if this one knows nothing of it."""
         client, what = self._client, f"the annotations of task {task}"
         asked = {"format": FORMAT, "save_images": "false", "location": "local"}
         path = f"/api/tasks/{task}/dataset/export"
-        # 409: somebody has asked for the same, and it is being made
-        with client.ask("POST", path, what, (202, 409, *UNKNOWN), params=asked) as response:
-            if response.status_code in UNKNOWN:
-                return False
-            with readable(what):
-                request = str(decoded(response, what)["rq_id"])
+        request = ""
+        for _ in self._looks(task, until):
+            with client.ask("POST", path, what, (202, BUSY, *UNKNOWN), params=asked) as response:
+                if response.status_code in UNKNOWN:
+                    return False
+                if response.status_code != BUSY:
+                    with readable(what):
+                        request = str(decoded(response, what)["rq_id"])
+                    break
         for _ in self._looks(task, until):
             try:
                 told = client.json(f"/api/requests/{quote(request, safe='')}", what)
@@ -103,11 +109,10 @@ class Exports:
             if state == "finished":
                 with readable(what):
                     place = client.local(str(told["result_url"]))
-                try:
-                    with client.ask("GET", place, what) as response:
-                        client.save(response, file, what, FILE_BYTES)
-                except NotFound:
-                    raise _Expired from None
+                with client.ask("GET", place, what, (200, 400, 404)) as response:
+                    if response.status_code != 200:
+                        raise _Expired
+                    client.save(response, file, what, FILE_BYTES)
                 return True
         return False
 
