@@ -24,8 +24,8 @@ FIRST_WAIT, LONGEST_WAIT = 0.2, 5.0  # s between two looks at it
 FILE_BYTES = 1 << 30  # of an export, at most
 # What a server answers that does not know the request.
 UNKNOWN = (404, 405)
-# Another process of this account, such as a training, has asked for the same, and it is being made. It may have
-# begun before a change that this one is asked for: it is waited for, and the task exported once more.
+# Another process of this account, such as a training, has asked for the same, and it is being made. That may
+# have begun before a change: it is waited for, and the task exported once more.
 BUSY = 409
 # CVAT forgets an export as soon as another process of this account asks for the same.
 ATTEMPTS = 4
@@ -82,7 +82,7 @@ class Exports:
         raise Unavailable(f"CVAT forgets the export of task {task} each time it is made: try again.")
 
     def _by_request(self, task: int, file: Path, until: float) -> bool:
-        """By `/api/requests`, as servers since 2.19 do; False if this one knows nothing of it."""
+        """By `/api/requests`, as current servers do; False if this one knows nothing of it."""
         client, what = self._client, f"the annotations of task {task}"
         asked = {"format": FORMAT, "save_images": "false", "location": "local"}
         path = f"/api/tasks/{task}/dataset/export"
