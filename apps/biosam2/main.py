@@ -23,6 +23,9 @@ from lib.activelearning.next_case import DEFAULT, NextCase
 from lib.activelearning.scorer import Scorer
 from lib.bank.bank import LabelBank
 from lib.datastores.connect import connect
+from lib.datastores.cvat.connect import connect as connect_cvat
+from lib.datastores.cvat.connect import is_chosen as cvat_is_chosen
+from lib.datastores.cvat.datastore import CvatDatastore
 from lib.datastores.dicomweb import PacsDatastore
 from lib.errors import NotFound, UserError
 from lib.imaging.seg.write import Algorithm
@@ -85,11 +88,17 @@ class BioSAM2App(MONAILabelApp):
         self._infers_threadpool = None
 
     def init_datastore(self) -> Datastore:
+        if cvat_is_chosen():
+            try:
+                return connect_cvat(self.studies)
+            except UserError as error:
+                sys.tracebacklimit = 0
+                raise UserError(str(error)) from None
         is_address = self.studies.startswith(("http://", "https://"))
         return super().init_datastore() if is_address else folder(self.studies)
 
     def init_remote_datastore(self) -> Datastore:
-        """MONAI Label's own for XNAT and DSA; ours for a DICOMweb address."""
+        """MONAI Label's own for XNAT and DSA; ours for a DICOMweb address. (CVAT: `init_datastore`.)"""
         if server_settings.MONAI_LABEL_DATASTORE.lower() in ("xnat", "dsa"):
             return super().init_remote_datastore()
         return connect(self.studies, self._algorithm)
@@ -217,7 +226,7 @@ class BioSAM2App(MONAILabelApp):
             )
             in_session = Path(sessions).resolve() in path.resolve().parents and path.exists()
             return in_session or is_upload(path)
-        if isinstance(datastore, PacsDatastore):
+        if isinstance(datastore, PacsDatastore | CvatDatastore):
             return datastore.has(image)
         return image in datastore.list_images()
 

@@ -87,8 +87,9 @@ def labelled_case(datastore: Datastore, image: str) -> LabelledCase:
     UserError
         If image or label were deleted.
     """
-    image_path = datastore.get_image_uri(image)
+    # the label first: without one, the image needs not be fetched
     label_path = datastore.get_label_uri(image, DefaultLabelTag.FINAL)
+    image_path = datastore.get_image_uri(image)
     if not image_path or not Path(image_path).exists():
         raise UserError(f"image {image} was deleted; its label is still there.")
     if not label_path:

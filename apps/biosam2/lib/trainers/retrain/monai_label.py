@@ -14,6 +14,7 @@ from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.utils.async_tasks.task import AsyncTask
 from monailabel.utils.async_tasks.utils import processes, tasks
 
+from lib.datastores.cvat.datastore import CvatDatastore
 from lib.datastores.dicomweb import PacsDatastore
 from lib.trainers.finetune.progress import CANCELLED, DONE, EVALUATING, RUNNING, read_progress
 from lib.trainers.retrain.retraining import SECOND, Training
@@ -50,6 +51,8 @@ class FinalLabels:
             If the labels are in an archive that does not answer.
         """
         datastore = self._datastore()
+        if isinstance(datastore, CvatDatastore):
+            return datastore.final_labels()
         images = datastore.get_labeled_images()
         if isinstance(datastore, PacsDatastore):
             # the archive's list has the UID of each label: nothing needs to be fetched
