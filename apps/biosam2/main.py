@@ -29,6 +29,7 @@ from lib.imaging.seg.write import Algorithm
 from lib.infers.auto_task import AutoTask
 from lib.infers.slice_task import SliceTask
 from lib.infers.uploads import is_upload
+from lib.infers.video_task import VideoTask
 from lib.infers.volume_task import VolumeTask
 from lib.sam.checkpoints import resolve
 from lib.sam.model import ModelSlot
@@ -103,6 +104,7 @@ class BioSAM2App(MONAILabelApp):
             "biosam2_2d": lambda: SliceTask(self.slot, self.biosam2),
             "biosam2_3d": lambda: VolumeTask(self.slot, self.biosam2),
             "biosam2_auto": lambda: AutoTask(self.slot, self.biosam2, self.bank),
+            "biosam2_video": lambda: VideoTask(self.slot, self.biosam2),
         }
         return {name: tasks[name]() for name in self.biosam2.models}
 

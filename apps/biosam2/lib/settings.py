@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from lib.errors import UserError
 from lib.trainers.retrain.plan import MEANT, Plan
 
-Task = Literal["biosam2_2d", "biosam2_3d", "biosam2_auto"]
+Task = Literal["biosam2_2d", "biosam2_3d", "biosam2_auto", "biosam2_video"]
 
 TASKS: tuple[Task, ...] = get_args(Task)
 """Infer tasks that --conf models may choose from."""

@@ -19,7 +19,7 @@ class Along(Source):
     """
 
     def __init__(self, volume: Volume) -> None:
-        self._volume = volume
+        self.volume: Volume = volume
         a, b = volume.in_plane_axes
         self.about = About(
             path=volume.path,
@@ -35,4 +35,7 @@ class Along(Source):
         )
 
     def read(self, index: int, keep: int) -> Iterator[tuple[int, np.ndarray]]:
-        yield index, np.array(self._volume.plane(index))
+        yield index, np.array(self.volume.plane(index))
+
+    def close(self) -> None:
+        pass  # the store keeps the volume

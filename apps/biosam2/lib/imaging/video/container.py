@@ -72,12 +72,14 @@ def index_container(path: Path) -> Index:
     place = {stamp: n for n, stamp in enumerate(stamps)}
     # without time stamps of their own, what was made up counts frames
     times = (np.array(sorted(stamps)) - min(stamps)) * unit
-    warnings = ()
+    warnings: tuple[str, ...] = ()
     if rotation:
         warnings = (
             f"The video says that it is to be turned by {rotation} degrees: it is shown as it was recorded.",
         )
-    about = About(path, "container", (first.width, first.height), not _is_gray(first), times, warnings=warnings)
+    about = About(
+        path, "container", (first.width, first.height), not _is_gray(first), times, warnings=warnings
+    )
     return Index(stamps, place, sorted({0, *(place[key] for key in keys if key in place)}), about)
 
 
@@ -113,7 +115,7 @@ class Container(Source):
                 if n == index:
                     return
         raise Unprocessable(
-            f"video '{self._path.name}' is damaged: frame {index} of {len(self._index.stamps)} cannot be read."
+            f"video '{self._path.name}' is damaged: frame {index} of {len(self._index.stamps)} is unreadable."
         )
 
     def close(self) -> None:

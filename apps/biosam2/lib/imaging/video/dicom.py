@@ -81,11 +81,20 @@ def index_dicom(path: Path) -> DicomIndex:
             raise Unprocessable(f"video '{path.name}' is a DICOM file without pixels")
         syntax = getattr(header.file_meta, "TransferSyntaxUID", None) or _guessed(header)
         if syntax == DEFLATED:
-            raise Unprocessable(f"video '{path.name}' is a deflated DICOM file, whose frames cannot be reached")
+            raise Unprocessable(
+                f"video '{path.name}' is a deflated DICOM file, whose frames cannot be reached"
+            )
         frames = frames_of(header)
         pieces = _pieces(path, file, header, pydicom.uid.UID(syntax), frames)
-        about = _about(path, header, frames, _one(header, syntax), file, pieces[0])
-        return DicomIndex(about, _one(header, syntax), pieces)
+        try:
+            order, affine, _ = tags.frame_grid(path.name, header, frames)
+        except Unprocessable:  # frames that follow in space and in time: here in time
+            order, affine = None, LPS_FLIP.copy()
+        if order is not None:  # as in a volume: out of order in space
+            pieces = tuple(pieces[n] for n in order)
+        one = _one(header, syntax)
+        first = _decode(one, _read(file, pieces[0]))
+        return DicomIndex(_about(path, header, frames, first, affine), one, pieces)
 
 
 class DicomVideo(Source):
@@ -105,7 +114,7 @@ class DicomVideo(Source):
     def read(self, index: int, keep: int) -> Iterator[tuple[int, np.ndarray]]:
         with reading(self._path, "a DICOM video"):
             if self._file is None:
-                self._file = open(self._path, "rb")
+                self._file = open(self._path, "rb")  # noqa: SIM115 - until `close`
             data = _read(self._file, self._index.pieces[index])
             yield index, _decode(self._index.header, data)
 
@@ -122,14 +131,7 @@ def _guessed(header: Any) -> str:
     return str(ExplicitVRLittleEndian if little else pydicom.uid.ExplicitVRBigEndian)
 
 
-def _about(
-    path: Path, header: Any, frames: int, one: Dataset, file: IO[bytes], pieces: Pieces
-) -> About:
-    first = _decode(one, _read(file, pieces))
-    try:
-        _, affine, _ = tags.frame_grid(path.name, header, frames)
-    except Unprocessable:  # frames that follow in space and in time: here in time
-        affine = LPS_FLIP.copy()
+def _about(path: Path, header: Any, frames: int, first: np.ndarray, affine: np.ndarray) -> About:
     return About(
         path=path,
         kind="dicom",
@@ -169,7 +171,7 @@ def _one(header: Any, syntax: str) -> Dataset:
     one.SOPClassUID = MultiFrameTrueColorSecondaryCaptureImageStorage
     one.SOPInstanceUID = str(header.get("SOPInstanceUID") or pydicom.uid.generate_uid())
     one.file_meta = FileMetaDataset()
-    one.file_meta.TransferSyntaxUID = syntax
+    one.file_meta.TransferSyntaxUID = pydicom.uid.UID(syntax)
     one.file_meta.MediaStorageSOPClassUID = one.SOPClassUID
     one.file_meta.MediaStorageSOPInstanceUID = one.SOPInstanceUID
     one.pixel_vr = getattr(header, "pixel_vr", "OW")
@@ -228,7 +230,7 @@ def _pieces(path: Path, file: IO[bytes], header: Any, syntax: Any, frames: int) 
     if tag() != ITEM:
         raise Unprocessable(f"video '{path.name}' is damaged: it has no table of its frames.")
     table = np.frombuffer(file.read(number(4)), "<u4").tolist()
-    items = []
+    items: list[tuple[int, int]] = []
     while (found := tag()) != END:
         if found != ITEM:
             raise Unprocessable(f"video '{path.name}' is damaged after {len(items)} pieces of frames.")

@@ -10,7 +10,7 @@ from typing import Self
 
 import numpy as np
 
-from lib.errors import Unprocessable, UserError
+from lib.errors import Unprocessable
 from lib.imaging.video.source import FPS, Source, VideoKind
 from lib.imaging.volume import Volume
 from lib.imaging.window import Window, choose_window, to_uint8
@@ -91,6 +91,11 @@ class Frames:
     @property
     def is_rgb(self) -> bool:
         return self.about.is_rgb
+
+    @property
+    def volume(self) -> Volume | None:
+        """The volume whose slices the frames are; None where there is none in memory."""
+        return getattr(self._source, "volume", None)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -184,14 +189,3 @@ class Frames:
         kind = "dicom" if about.kind == "dicom" else "raster"
         sample = Volume(voxels, about.affine, 2, about.modality, about.window, about.path, kind)  # type: ignore[arg-type]
         return choose_window(sample, self._asked)
-
-
-def check_frame(index: int, count: int, field: str) -> None:
-    """Refuse a frame that the video does not have.
-
-    Raises
-    ------
-    UserError
-    """
-    if not 0 <= index < count:
-        raise UserError(f"{field} {index} is not one of the frames 0 to {count - 1}.")

@@ -44,7 +44,10 @@ def index_pictures(path: Path) -> PictureIndex:
     Unprocessable
         If there is none, one cannot be read, or they have different sizes.
     """
-    with reading(path, "a folder of pictures" if path.is_dir() else "a ZIP of pictures"), _Shelf(path) as shelf:
+    with (
+        reading(path, "a folder of pictures" if path.is_dir() else "a ZIP of pictures"),
+        _Shelf(path) as shelf,
+    ):
         names = tuple(sorted(shelf.names(), key=natural))
         if not names:
             raise Unprocessable(f"video '{path.name}' has no frames: there is no picture in it.")
@@ -54,8 +57,8 @@ def index_pictures(path: Path) -> PictureIndex:
             size = size or here
             if here != size:
                 raise Unprocessable(
-                    f"video '{path.name}' changes its size: frame {n} ({name[-80:]}) has {here[0]} x {here[1]} "
-                    f"pixels, the frames before {size[0]} x {size[1]}."
+                    f"video '{path.name}' changes its size: frame {n} ({name[-80:]}) has {here[0]} x "
+                    f"{here[1]} pixels, the frames before {size[0]} x {size[1]}."
                 )
         first = _pixels(shelf, names[0])
         assert size is not None
@@ -132,9 +135,9 @@ def _is_picture(name: PurePosixPath) -> bool:
 
 
 def _size(shelf: _Shelf, name: str, index: int, path: Path) -> tuple[int, int]:
-    with reading(path, f"a video (frame {index}, {name[-80:]})"), shelf.open(name) as file:
-        with Image.open(file) as picture:  # reads no pixels
-            return picture.size
+    what = f"a video (frame {index}, {name[-80:]})"
+    with reading(path, what), shelf.open(name) as file, Image.open(file) as picture:
+        return picture.size  # of the head alone: no pixel is read
 
 
 def _pixels(shelf: _Shelf, name: str) -> np.ndarray:

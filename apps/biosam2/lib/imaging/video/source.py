@@ -84,6 +84,7 @@ class Source(ABC):
             If the frame is damaged.
         """
 
+    @abstractmethod
     def close(self) -> None:
         """Let go of files."""
 
