@@ -142,4 +142,4 @@ def _size(shelf: _Shelf, name: str, index: int, path: Path) -> tuple[int, int]:
 
 def _pixels(shelf: _Shelf, name: str) -> np.ndarray:
     with shelf.open(name) as file, Image.open(file) as picture:
-        return np.ascontiguousarray(pixels_of(picture).swapaxes(0, 1))
+        return np.ascontiguousarray(pixels_of(picture))
