@@ -9,6 +9,7 @@ that must be surer.
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -90,6 +91,31 @@ class Known:
         """What is known by a mask, bool (A, B)."""
         sides = [int(np.ptp(np.flatnonzero(mask.any(axis)))) + 1 for axis in (0, 1) if mask.any()]
         return cls(int(mask.sum()), max(sides, default=0) / 2)
+
+
+class KnownSlices:
+    """The slices where a structure is known: how far the nearest one is, and how large it was at most.
+
+    Of each slice only its index is kept, in order: a video has many.
+
+    Attributes
+    ----------
+    area, reach
+        The largest ones, see `Known`.
+    """
+
+    def __init__(self) -> None:
+        self.area, self.reach = 0, 0.0
+        self._indexes: list[int] = []
+
+    def add(self, index: int, known: Known) -> None:
+        insort(self._indexes, index)
+        self.area, self.reach = max(self.area, known.area), max(self.reach, known.reach)
+
+    def from_nearest(self, index: int) -> int:
+        """Slices from the nearest one of them to `index`; there must be one."""
+        at = bisect_left(self._indexes, index)
+        return min(abs(index - near) for near in self._indexes[max(0, at - 1) : at + 1])
 
 
 def price_of_presence(slices: int, thickness: float | None, reach: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -68,9 +69,9 @@ class Tracker(Remembering):
         self.prompted: dict[int, np.ndarray] = {}
         self.previous: tuple[int, np.ndarray] | None = None
         # the slices that were prompted, and those that the network was sure of
-        self.known: dict[int, prior.Known] = {}
-        # object scores of the slices with the structure on the way since the last prompted one
-        self.way: list[float] = []
+        self.known = prior.KnownSlices()
+        # object scores of the last slices with the structure on the way since the last prompted one
+        self.way: deque[float] = deque(maxlen=max(prior.JUST, prior.ON_THE_WAY))
         # voxels (a, b) by which the structure moved from slice to slice just now
         self.motion = np.zeros(2)
 
@@ -104,7 +105,8 @@ class Tracker(Remembering):
         """The next slice on the way: its mask (bool, (A, B)) and score."""
         before = index + 1 if backwards else index - 1
         if before in self.prompted:
-            self.way, self.motion = [], np.zeros(2)
+            self.way.clear()
+            self.motion = np.zeros(2)
         self.view = self._follow(before)
         mask, score, output = self._look(index, backwards)
         wider = None
@@ -123,12 +125,12 @@ class Tracker(Remembering):
         if mask.any():
             self.way.append(output["presence"])
         if score >= prior.SURE:
-            self.known[index] = prior.Known.of(mask)
+            self.known.add(index, prior.Known.of(mask))
         return mask, score
 
     def _prompted(self, index: int, mask: np.ndarray) -> None:
         self.prompted[index] = mask
-        self.known[index] = prior.Known.of(mask)
+        self.known.add(index, prior.Known.of(mask))
 
     def _look(self, index: int, backwards: bool) -> tuple[np.ndarray, float, dict]:
         embedding = self._embed(index)
@@ -211,14 +213,12 @@ class Tracker(Remembering):
         """Less what is unlikely in a volume (`lib.sam.prior`)."""
         present = present - self._price_of_presence(index)
         presence = float(present.max())
-        if prior.has_ended(presence, self.way):
+        if prior.has_ended(presence, list(self.way)):
             present = torch.full_like(present, ABSENT)
         return *self._pay(low, high, previous), present, presence
 
     def _price_of_presence(self, index: int) -> float:
-        slices = min(abs(index - known) for known in self.known)
-        reach = max(known.reach for known in self.known.values())
-        return prior.price_of_presence(slices, self.thickness, reach)
+        return prior.price_of_presence(self.known.from_nearest(index), self.thickness, self.known.reach)
 
     def _pay(
         self, low: torch.Tensor, high: torch.Tensor, previous: torch.Tensor
@@ -226,7 +226,7 @@ class Tracker(Remembering):
         """A mask from memory in as many ways, low and high, less what is unlikely in it (`lib.sam.prior`)."""
         view = self.view
         cells = low.shape[-2] * low.shape[-1] / (view.na * view.nb)  # of a pixel
-        usual = cells * max(known.area for known in self.known.values())
+        usual = cells * self.known.area
         price = prior.price_of_distance(previous)
         price = price + prior.price_of_size(low[:1] - price, usual)
         wide = F.interpolate(price, high.shape[-2:], mode="bilinear", align_corners=False)
