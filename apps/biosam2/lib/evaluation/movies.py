@@ -277,7 +277,9 @@ def _out_and_back(rng: np.random.Generator, size: tuple[int, int], count: int, r
     depth = np.maximum(depth, np.minimum(outside + speed * np.maximum(t - back + 2, 0), inside + speed * 3))
     depth = ndimage.gaussian_filter1d(depth, 1.0, mode="nearest")
     across = rng.uniform(2 * radius, size[1 - axis] - 2 * radius) + _wave(rng, count, radius)
-    across = np.clip(across + np.where(t > gone, rng.uniform(-1.5, 1.5) * radius, 0), radius, size[1 - axis] - radius)
+    across = np.clip(
+        across + np.where(t > gone, rng.uniform(-1.5, 1.5) * radius, 0), radius, size[1 - axis] - radius
+    )
     across = ndimage.gaussian_filter1d(across, 2.0, mode="nearest")
     path = np.empty((count, 2))
     path[:, axis] = size[axis] - depth if far else depth
@@ -315,7 +317,11 @@ def _ground(
     rng: np.random.Generator, size: tuple[int, int], count: int, channels: int, still: bool
 ) -> np.ndarray:
     """The ground, with things that belong to it, as a camera sees it that pans a little: float (T, W, H, C)."""
-    pan = np.zeros((count, 2)) if still else np.cumsum(rng.normal(0, 0.6, 2) + rng.normal(0, 0.25, (count, 2)), 0)
+    pan = (
+        np.zeros((count, 2))
+        if still
+        else np.cumsum(rng.normal(0, 0.6, 2) + rng.normal(0, 0.25, (count, 2)), 0)
+    )
     margin = int(np.abs(pan).max()) + 4
     wide = np.array(size) + 2 * margin
     tile = _texture(rng, channels, float(rng.uniform(0.02, 0.08)))
@@ -358,7 +364,10 @@ def _paint(image: np.ndarray, layer: np.ndarray, thing: _Thing, t: int, number: 
     cover = np.clip(0.5 - beyond * scale / 1.5, 0, 1)
     places = np.stack([u, v]) + TILE / 2
     skin = np.stack(
-        [ndimage.map_coordinates(thing.texture[..., n], places, order=1, mode="grid-wrap") for n in range(image.shape[-1])],
+        [
+            ndimage.map_coordinates(thing.texture[..., n], places, order=1, mode="grid-wrap")
+            for n in range(image.shape[-1])
+        ],
         -1,
     )
     colour = thing.colours[t] + skin
@@ -397,7 +406,9 @@ def _echo(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
 
     lasting, sets = speckle(), rng.uniform(0.3, 0.8)
     depth = np.hypot(x - width / 2, y + 0.1 * height)
-    inside = (np.abs(np.arctan2(x - width / 2, y + 0.1 * height)) < rng.uniform(0.75, 0.95)) & (depth < 1.08 * height)
+    inside = (np.abs(np.arctan2(x - width / 2, y + 0.1 * height)) < rng.uniform(0.75, 0.95)) & (
+        depth < 1.08 * height
+    )
     fall = np.exp(-rng.uniform(0.0, 0.6) * depth / height)
     out = np.zeros(image.shape, np.uint8)
     for t in range(count):

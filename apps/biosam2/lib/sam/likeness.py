@@ -1,9 +1,10 @@
 """What an object looks like beside what is around it: a linear model on the encoder's features, fitted on the way.
 
 Memory tells a network what to look for; a young one takes what lies in the same place for the same thing. Its
-features, made to tell borders, tell objects apart as well: a few cells of the object against all the others of
-the same picture, by weighted least squares (as Robinson et al., "Learning Fast and Robust Target Models for
-Video Object Segmentation", CVPR 2020, with a closed form in place of their descent).
+features, made to tell borders, tell objects apart as well, and so do colours, which it may never have learnt to
+see: the cells of the object against all the others of the same picture, by weighted least squares (as Robinson
+et al., "Learning Fast and Robust Target Models for Video Object Segmentation", CVPR 2020, with a closed form in
+place of their descent).
 """
 
 from __future__ import annotations
@@ -13,14 +14,15 @@ from collections import deque
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy import ndimage
 
 from lib.sam.embeddings import Embedding
 
-LEVEL = 1  # of the encoder's features, the one of stride 8: the coarser one cannot tell what is small
+LEVELS = 0, 1  # of the encoder's features, of stride 4 and 8: the coarser one cannot tell what is small
 RECENT = 5  # pictures that are remembered beside the lasting ones
 LASTING = 0.5  # weight of the lasting ones together, against the recent ones
 DAMPING = 0.003  # of each feature's own size
-LEAST_CELLS = 0.5  # of the object, to learn from
+LEAST_CELLS = 2.0  # of the object, to learn from
 
 
 class Likeness:
@@ -37,18 +39,18 @@ class Likeness:
         """Whether there is a picture that it has learnt from."""
         return bool(self._lasting or self._recent)
 
-    def learn(self, embedding: Embedding, shape: torch.Tensor, lasting: bool = False) -> None:
+    def learn(self, features: torch.Tensor, shape: torch.Tensor, lasting: bool = False) -> None:
         """Learn from a picture, and forget the oldest one that is not lasting.
 
         Parameters
         ----------
-        embedding : Embedding
+        features : Tensor (C, h, w)
+            See `features_of`.
         shape : Tensor float32 (1, 1, h, w)
             The object on the same picture, 0 to 1.
         lasting : bool
             Whether it is a person who says so.
         """
-        features = _features(embedding)
         cells = F.adaptive_avg_pool2d(shape, features.shape[1:]).flatten().to(features)
         if float(cells.sum()) < LEAST_CELLS:
             return
@@ -62,7 +64,7 @@ class Likeness:
             self._recent.append(told)
         self._weights = None
 
-    def of(self, embedding: Embedding) -> torch.Tensor:
+    def of(self, features: torch.Tensor) -> torch.Tensor:
         """How much each cell looks like it, float32 (1, 1, h, w), from -1 to 1.
 
         Raises
@@ -72,7 +74,6 @@ class Likeness:
         """
         if self._weights is None:
             self._weights = self._fit()
-        features = _features(embedding)
         return torch.einsum("c,chw->hw", self._weights, features).clamp(-1, 1)[None, None]
 
     def _fit(self) -> torch.Tensor:
@@ -82,7 +83,11 @@ class Likeness:
             raise ValueError("there is no picture that this could have been learnt from")
         products = torch.stack([share * one for share, told in shares for one, _ in told]).sum(0)
         targets = torch.stack([share * one for share, told in shares for _, one in told]).sum(0)
-        damped = products + DAMPING * torch.diag(products.diagonal()) + 1e-6 * torch.eye(len(products)).to(products)
+        damped = (
+            products
+            + DAMPING * torch.diag(products.diagonal())
+            + 1e-6 * torch.eye(len(products)).to(products)
+        )
         return torch.linalg.solve(damped, targets)
 
 
@@ -111,8 +116,6 @@ def peaks(likeness: np.ndarray, radius: float, count: int) -> list[tuple[tuple[f
     count : int
         At most so many; they are more than a diameter apart.
     """
-    from scipy import ndimage
-
     smooth = ndimage.gaussian_filter(likeness, max(0.6, 0.6 * radius), mode="nearest")
     found: list[tuple[tuple[float, float], float]] = []
     rows, columns = np.indices(smooth.shape)
@@ -126,7 +129,25 @@ def peaks(likeness: np.ndarray, radius: float, count: int) -> list[tuple[tuple[f
     return found
 
 
-def _features(embedding: Embedding) -> torch.Tensor:
-    """Of each cell, and a constant: (C + 1, h, w)."""
-    level = embedding.levels[LEVEL][0].float()
-    return torch.cat([level, torch.ones_like(level[:1])])
+def features_of(embedding: Embedding, pixels: np.ndarray) -> torch.Tensor:
+    """What tells the cells of a picture apart: (C, h, w), one cell for 4 x 4 pixels of the network's input.
+
+    Parameters
+    ----------
+    embedding : Embedding
+        Of the picture; if that was seen in two ways, of the first one.
+    pixels : ndarray uint8, (H, W) or (H, W, 3)
+        The picture.
+    """
+    levels = [embedding.levels[number][:1].float() for number in LEVELS]
+    grid = levels[0].shape[-2:]
+    colours = torch.from_numpy(pixels).to(levels[0]) / 127.5 - 1
+    colours = colours[None, None] if colours.ndim == 2 else colours.movedim(-1, 0)[None]
+    colours = F.interpolate(colours, grid, mode="bilinear", align_corners=False, antialias=True)
+    # the same thing is as bright against its picture when the light fades
+    spread, middle = torch.std_mean(colours, (2, 3), keepdim=True)
+    colours = (colours - middle) / (2 * spread + 0.02)
+    around = F.avg_pool2d(colours, 5, 1, 2, count_include_pad=False)
+    upsampled = [F.interpolate(level, grid, mode="bilinear", align_corners=False) for level in levels]
+    parts = [*upsampled, colours, around, colours**2, around**2, torch.ones_like(colours[:, :1])]
+    return torch.cat(parts, 1)[0]

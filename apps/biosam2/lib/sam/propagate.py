@@ -15,9 +15,8 @@ from lib.errors import Cancelled
 from lib.prompts.prompts import Direction, SlicePrompts
 from lib.sam.memory import Planes
 from lib.sam.model import Model
+from lib.sam.moving import tracker_of
 from lib.sam.segment import pointed_at
-from lib.sam.moving import Following
-from lib.sam.tracker import Tracker
 from lib.sam.turns import as_long_work
 
 Progress = Callable[[int, int], None]
@@ -146,23 +145,6 @@ def _follow(
             mask, score = tracker.track(index, backwards)
             yield SliceMask(number, index, mask, score)
             step()
-
-
-def tracker_of(
-    model: Model,
-    planes: Planes,
-    count: int,
-    prompts: dict[int, SlicePrompts],
-    use_zoom: bool = True,
-    thickness: float | None = None,
-) -> Tracker:
-    """The tracker of a structure: of a volume, or of a video if `thickness` is None.
-
-    The published networks, which were trained on videos, follow as upstream does.
-    """
-    if thickness is None and model.checkpoint.architecture.draws_prompts:
-        return Following(model, planes, count, prompts, use_zoom)
-    return Tracker(model, planes, count, prompts, use_zoom, thickness)
 
 
 def _route(target: Target, direction: Direction) -> Iterable[tuple[int, bool]]:
