@@ -105,6 +105,21 @@ def mean_over(likeness: torch.Tensor, shape: torch.Tensor) -> float:
     return float((likeness * cells).sum()) / total if total > 0 else -1.0
 
 
+def mean_features(embedding: Embedding, shape: torch.Tensor) -> torch.Tensor:
+    """What a structure looks like on the whole: the mean of the encoder's coarsest features over it, (C,).
+
+    Parameters
+    ----------
+    embedding : Embedding
+        Of the picture; if that was seen in two ways, of the first one.
+    shape : Tensor float32 (1, 1, H, W)
+        The structure on the same picture, 0 to 1.
+    """
+    features = embedding.levels[-1][0].float()
+    weight = F.interpolate(shape, features.shape[-2:], mode="area")[0, 0]
+    return (features * weight).sum((1, 2)) / weight.sum().clamp(min=1e-3)
+
+
 def peaks(likeness: np.ndarray, radius: float, count: int) -> list[tuple[tuple[float, float], float]]:
     """The places that look most like an object of a radius: (row, column) and how much, the best one first.
 
