@@ -30,14 +30,20 @@ from lib.datastores.dicomweb import PacsDatastore
 from lib.errors import NotFound, UserError
 from lib.imaging.seg.write import Algorithm
 from lib.infers.auto_task import AutoTask
+from lib.infers.picture_task import PictureTask
 from lib.infers.slice_task import SliceTask
+from lib.infers.track_task import TrackTask
 from lib.infers.uploads import is_upload
+from lib.infers.video_task import VideoTask
 from lib.infers.volume_task import VolumeTask
 from lib.sam.checkpoints import resolve
 from lib.sam.model import ModelSlot
+from lib.sam.stream import Stream
 from lib.server.datastore import folder
 from lib.server.install import install
 from lib.settings import Settings
+from lib.streams.pictures import Pictures
+from lib.streams.tracks import Tracks
 from lib.trainers.finetune.progress import is_training
 from lib.trainers.finetune.task import FinetuneTask
 from lib.trainers.finetune.training import RUNS
@@ -50,6 +56,7 @@ from lib.versions.store import Versions
 logger = logging.getLogger(__name__)
 
 VERSION = "0.1.0"
+PICTURES_SHARE = 0.25  # of --conf stream_gb; what is followed over them has the rest
 
 
 class BioSAM2App(MONAILabelApp):
@@ -72,6 +79,12 @@ class BioSAM2App(MONAILabelApp):
             sys.tracebacklimit = 0
             raise UserError(str(error)) from None
         self.bank = LabelBank(self.datastore, self.versions.folder / "bank")
+        # of what clients send picture by picture
+        stream_bytes, minutes = chosen.stream_gb * 1e9, chosen.stream_minutes
+        pictures = Pictures(int(PICTURES_SHARE * stream_bytes), minutes)
+        tracks: Tracks[Stream] = Tracks(int((1 - PICTURES_SHARE) * stream_bytes), minutes)
+        self.pictures = PictureTask(self.slot, chosen, pictures)
+        self.tracks = TrackTask(self.slot, chosen, pictures, tracks)
         claims = self.versions.folder.parent / file_name(studies)
         self.next_case = NextCase(self.datastore, claims, chosen.claim_minutes)
         logger.info("serving %s on %s", self.slot.get().checkpoint, self.slot.device)
@@ -112,6 +125,7 @@ class BioSAM2App(MONAILabelApp):
             "biosam2_2d": lambda: SliceTask(self.slot, self.biosam2),
             "biosam2_3d": lambda: VolumeTask(self.slot, self.biosam2),
             "biosam2_auto": lambda: AutoTask(self.slot, self.biosam2, self.bank),
+            "biosam2_video": lambda: VideoTask(self.slot, self.biosam2),
         }
         return {name: tasks[name]() for name in self.biosam2.models}
 

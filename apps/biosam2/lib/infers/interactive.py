@@ -44,11 +44,11 @@ class InteractiveTask(ImageTask[Prompts]):
         axis = _slice_axis(request, volume, self.dimension)
         dimension: Literal[2, 3] = 2 if self.dimension == 2 else 3
         return parse(
-            _with_uploaded_mask(dict(request)),
+            with_uploaded_mask(dict(request)),
             volume.shape3,
             axis,
             dimension,
-            lambda name: _read_mask(name, volume),
+            lambda name: read_mask(name, volume),
             affine=volume.affine,
         )
 
@@ -71,7 +71,7 @@ def _slice_axis(request: Mapping[str, Any], volume: Volume, dimension: int) -> i
     return int(asked)
 
 
-def _with_uploaded_mask(request: dict[str, Any]) -> dict[str, Any]:
+def with_uploaded_mask(request: dict[str, Any]) -> dict[str, Any]:
     """Tell an uploaded label file, whose path MONAI Label puts into `label`, from a structure's name.
 
     Only a file that the server itself has stored counts as one.
@@ -89,7 +89,7 @@ def _with_uploaded_mask(request: dict[str, Any]) -> dict[str, Any]:
     return request
 
 
-def _read_mask(name: str, volume: Volume) -> np.ndarray:
+def read_mask(name: str, volume: Volume) -> np.ndarray:
     """An uploaded label file as a mask on the image's grid, bool (I, J, K)."""
     if not Path(name).is_absolute():
         raise UserError(f'mask must be given as runs, a list or an uploaded label file, not "{name[:80]}".')

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lib.errors import UserError
+from lib.prompts.frame_masks import FrameMasks
 
 Index = tuple[float, float, float]
 Shape = tuple[int, int, int]
@@ -52,9 +53,16 @@ def in_plane_axes(slice_axis: int) -> tuple[int, int]:
     return first, second
 
 
-def mask_slices(mask: Mask, slice_axis: int) -> list[int]:
+def mask_slices(mask: Mask | FrameMasks, slice_axis: int) -> list[int]:
     """Indices, sorted, of the slices along `slice_axis` where a bool mask (I, J, K) has a voxel."""
+    if isinstance(mask, FrameMasks):
+        return mask.slices()
     return [int(index) for index in np.flatnonzero(mask.any(axis=in_plane_axes(slice_axis)))]
+
+
+def mask_plane(mask: Mask | FrameMasks, index: int, slice_axis: int) -> Mask:
+    """Slice `index` along `slice_axis` of a bool mask (I, J, K): bool (A, B)."""
+    return mask.plane(index) if isinstance(mask, FrameMasks) else np.take(mask, index, axis=slice_axis)
 
 
 def describe_shape(shape: Shape) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lib.errors import UserError
+from lib.prompts.frame_masks import FrameMasks
 from lib.prompts.geometry import (
     Box,
     Mask,
@@ -20,6 +21,7 @@ from lib.prompts.geometry import (
     Shape,
     check_inside,
     in_plane_axes,
+    mask_plane,
     mask_slices,
     nearest_slice,
 )
@@ -50,13 +52,13 @@ class ObjectPrompts:
     boxes
         Boxes inside the volume, at most one that acts on any slice.
     mask
-        A starting mask, bool (I, J, K) on the image's grid, or None.
+        A starting mask, bool (I, J, K) on the image's grid; in a video the frames that have one; or None.
     """
 
     label: str
     points: tuple[Point, ...] = ()
     boxes: tuple[Box, ...] = ()
-    mask: Mask | None = None
+    mask: Mask | FrameMasks | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -177,7 +179,7 @@ class Prompts:
         box = next((box for box in obj.boxes if self._box_slice(box) == index), None)
         mask = None
         if obj.mask is not None and index in self._usable_mask_slices(obj):
-            mask = np.take(obj.mask, index, axis=self.slice_axis)
+            mask = mask_plane(obj.mask, index, self.slice_axis)
         return SlicePrompts(
             points=np.array([(p.index[a], p.index[b]) for p in points], dtype=np.float64).reshape(-1, 2),
             positive=np.array([p.positive for p in points], dtype=np.bool_),
@@ -234,7 +236,7 @@ class Prompts:
         if any(box.low[axis] == box.high[axis] for axis in in_plane_axes(self.slice_axis)):
             raise UserError(f"The {box}{of} has no area on a slice.")
 
-    def _check_mask(self, mask: Mask, of: str) -> list[int]:
+    def _check_mask(self, mask: Mask | FrameMasks, of: str) -> list[int]:
         if mask.dtype != np.bool_ or mask.shape != tuple(self.shape):
             raise UserError(
                 f"mask{of} of shape {list(mask.shape)} and type {mask.dtype} must be bool, on the image's "

@@ -9,6 +9,7 @@ that must be surer.
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,9 +27,12 @@ EXPLAINED = 0.02  # IoU that a shift must add to the overlap of two masks to cou
 FREE_GROWTH, SIZE_PRICE, HIGHEST_SIZE_PRICE = 1.2, 10.0, 2.0
 # It seldom goes on from the nearest known slice for more than so many times its reach: for each; at most.
 FREE_REACHES, PRESENCE_PRICE, HIGHEST_PRESENCE_PRICE = 0.8, 3.0, 3.0
+# It seldom looks otherwise where it goes on for longer than it usually reaches: for each reach beyond that and each
+# unit of the cosine below that.
+USUAL_REACHES, USUAL_LIKENESS, STRANGENESS_PRICE = 0.8, 0.95, 40.0
 # What was surely there on so many slices at least, and is so by a share only of what it just was, has ended.
 # Over a long way the score of a large structure falls slowly: that is no end.
-SURELY_THERE, FADED, ON_THE_WAY, JUST = 2.0, 0.6, 2, 6  # object score, share of it, slices, slices
+SURELY_THERE, FADED, ON_THE_WAY, JUST = 2.0, 0.5, 2, 6  # object score, share of it, slices, slices
 
 
 def price_of_distance(previous: torch.Tensor) -> torch.Tensor:
@@ -92,6 +96,31 @@ class Known:
         return cls(int(mask.sum()), max(sides, default=0) / 2)
 
 
+class KnownSlices:
+    """The slices where a structure is known: how far the nearest one is, and how large it was at most.
+
+    Of each slice only its index is kept, in order: a video has many.
+
+    Attributes
+    ----------
+    area, reach
+        The largest ones, see `Known`.
+    """
+
+    def __init__(self) -> None:
+        self.area, self.reach = 0, 0.0
+        self._indexes: list[int] = []
+
+    def add(self, index: int, known: Known) -> None:
+        insort(self._indexes, index)
+        self.area, self.reach = max(self.area, known.area), max(self.reach, known.reach)
+
+    def from_nearest(self, index: int) -> int:
+        """Slices from the nearest one of them to `index`; there must be one."""
+        at = bisect_left(self._indexes, index)
+        return min(abs(index - near) for near in self._indexes[max(0, at - 1) : at + 1])
+
+
 def price_of_presence(slices: int, thickness: float | None, reach: float) -> float:
     """What a structure pays for being there, far from where it was known to be.
 
@@ -108,6 +137,30 @@ def price_of_presence(slices: int, thickness: float | None, reach: float) -> flo
         return 0.0
     beyond = slices * thickness / reach - FREE_REACHES
     return float(np.clip(PRESENCE_PRICE * beyond, 0, HIGHEST_PRESENCE_PRICE))
+
+
+def price_of_strangeness(slices: int, thickness: float | None, reach: float, likeness: float) -> float:
+    """What a structure pays for looking otherwise than where it was prompted, far from there.
+
+    A structure may well look otherwise near where it was prompted, where one tissue lies beside another, and one
+    that goes on and on may be long. What does both is most often its neighbour: below the thalamus lies the brain
+    stem, and no border between them.
+
+    Parameters
+    ----------
+    slices : int
+        To the nearest prompted slice.
+    thickness : float or None
+        From slice to slice, in pixels of a slice; None in a video, where time says nothing about size.
+    reach : float
+        Half of its longer side where it was prompted, in pixels.
+    likeness : float
+        Cosine between the mean features of its pixels here and there, see `lib.sam.likeness.mean_features`.
+    """
+    if thickness is None or not reach:
+        return 0.0
+    beyond = max(0.0, slices * thickness / reach - USUAL_REACHES)
+    return STRANGENESS_PRICE * beyond * max(0.0, USUAL_LIKENESS - likeness)
 
 
 def shift_between(earlier: np.ndarray, later: np.ndarray) -> np.ndarray:

@@ -15,8 +15,8 @@ from lib.errors import Cancelled
 from lib.prompts.prompts import Direction, SlicePrompts
 from lib.sam.memory import Planes
 from lib.sam.model import Model
+from lib.sam.moving import tracker_of
 from lib.sam.segment import pointed_at
-from lib.sam.tracker import Tracker
 from lib.sam.turns import as_long_work
 
 Progress = Callable[[int, int], None]
@@ -136,7 +136,7 @@ def _follow(
 
     for number, (target, route) in enumerate(zip(targets, routes, strict=True)):
         check()
-        tracker = Tracker(model, planes, count, target.prompts, use_zoom, thickness)
+        tracker = tracker_of(model, planes, count, target.prompts, use_zoom, thickness)
         for index, mask, score in tracker.start(check):
             yield SliceMask(number, index, mask, score)
             step()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from lib.prompts.prompts import SlicePrompts
 from lib.sam import prior, zoom
 from lib.sam.embeddings import Embedding
+from lib.sam.likeness import mean_features
 from lib.sam.memory import Memory, Planes, Remembering
 from lib.sam.model import Model
 from lib.sam.segment import (
@@ -26,6 +28,7 @@ from lib.sam.segment import (
     to_points,
     to_prompt,
     to_slice,
+    to_square,
 )
 from lib.sam.zoom import View
 
@@ -68,11 +71,19 @@ class Tracker(Remembering):
         self.prompted: dict[int, np.ndarray] = {}
         self.previous: tuple[int, np.ndarray] | None = None
         # the slices that were prompted, and those that the network was sure of
-        self.known: dict[int, prior.Known] = {}
-        # object scores of the slices with the structure on the way since the last prompted one
-        self.way: list[float] = []
+        self.known = prior.KnownSlices()
+        # object scores of the last slices with the structure on the way since the last prompted one
+        self.way: deque[float] = deque(maxlen=max(prior.JUST, prior.ON_THE_WAY))
         # voxels (a, b) by which the structure moved from slice to slice just now
         self.motion = np.zeros(2)
+        # of a volume: what the structure looks like on the prompted slices, and the slice that is looked at
+        self.appearances: dict[int, torch.Tensor] = {}
+        self._embedded: Embedding | None = None
+
+    @property
+    def _draws(self) -> bool:
+        """Whether the network sees prompts drawn: ours, which is young, and needs help where SAM 2 does not."""
+        return self.model.checkpoint.architecture.draws_prompts
 
     def start(self, check: Callable[[], None]) -> Iterator[tuple[int, np.ndarray, float]]:
         """Do the prompted slices, those that stand by themselves first; yields index, mask, score."""
@@ -104,7 +115,7 @@ class Tracker(Remembering):
         """The next slice on the way: its mask (bool, (A, B)) and score."""
         before = index + 1 if backwards else index - 1
         if before in self.prompted:
-            self.way, self.motion = [], np.zeros(2)
+            self._set_out_from(before)
         self.view = self._follow(before)
         mask, score, output = self._look(index, backwards)
         wider = None
@@ -123,15 +134,42 @@ class Tracker(Remembering):
         if mask.any():
             self.way.append(output["presence"])
         if score >= prior.SURE:
-            self.known[index] = prior.Known.of(mask)
+            self.known.add(index, prior.Known.of(mask))
         return mask, score
+
+    def resume(self, index: int, mask: np.ndarray) -> None:
+        """Go on behind a slice whose mask, bool (A, B), was found in another way (after `start`)."""
+        self.previous = index, mask
+        corners = zoom.extent(mask)
+        if corners is None:
+            return
+        view = self.view
+        if not view.contains(*corners):
+            known = zoom.union(corners, *(zoom.extent(prompted) for prompted in self.prompted.values()))
+            view = zoom.around(*(known or corners), self.shape, self.model.size, least=float(view.side))
+        self._move(view, index)
 
     def _prompted(self, index: int, mask: np.ndarray) -> None:
         self.prompted[index] = mask
-        self.known[index] = prior.Known.of(mask)
+        self.known.add(index, prior.Known.of(mask))
+        if self.thickness is not None and self._draws and mask.any():
+            shape = to_square(mask, self.view, self.model.size).to(self.model.device)
+            with self.model.running():
+                self.appearances[index] = mean_features(self._embed(index), shape)
+
+    def _set_out_from(self, index: int) -> None:
+        """From a prompted slice a way begins anew.
+
+        sam2 remembers what lies on the other side of it as if that were the way here, and a structure that has
+        ended there would end here at once. Published networks have learnt from videos that go both ways.
+        """
+        self.way.clear()
+        self.motion = np.zeros(2)
+        if self._draws:
+            self.memory.recent.clear()
 
     def _look(self, index: int, backwards: bool) -> tuple[np.ndarray, float, dict]:
-        embedding = self._embed(index)
+        embedding = self._embedded = self._embed(index)
         with self.model.running():
             beside = self._beside(index, backwards)
             output = self._step(embedding, index, previous=beside, backwards=backwards)
@@ -145,7 +183,7 @@ class Tracker(Remembering):
         moves through the slices should stay in place as far as it can.
         """
         view, mask = self.memory.view, self._mask_of(before)
-        if not self.model.checkpoint.architecture.draws_prompts or len(self.prompted) > 1 or mask is None:
+        if not self._draws or len(self.prompted) > 1 or mask is None:
             return view
         start = next(iter(self.prompted.values()))
         if not mask.any() or not start.any():
@@ -164,7 +202,7 @@ class Tracker(Remembering):
         Their memory is young; what the structure looked like a slice ago they see at once. What moves fast is
         shown where it must be by now.
         """
-        if not self.model.checkpoint.architecture.draws_prompts:
+        if not self._draws:
             return None
         mask = self._mask_of(index + 1 if backwards else index - 1)
         if mask is None:
@@ -209,16 +247,25 @@ class Tracker(Remembering):
         self, index: int, previous: torch.Tensor, low: torch.Tensor, high: torch.Tensor, present: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, float]:
         """Less what is unlikely in a volume (`lib.sam.prior`)."""
-        present = present - self._price_of_presence(index)
+        present = present - self._price_of_presence(index) - self._price_of_strangeness(index, low[:1])
         presence = float(present.max())
-        if prior.has_ended(presence, self.way):
+        if prior.has_ended(presence, list(self.way)):
             present = torch.full_like(present, ABSENT)
         return *self._pay(low, high, previous), present, presence
 
     def _price_of_presence(self, index: int) -> float:
-        slices = min(abs(index - known) for known in self.known)
-        reach = max(known.reach for known in self.known.values())
-        return prior.price_of_presence(slices, self.thickness, reach)
+        return prior.price_of_presence(self.known.from_nearest(index), self.thickness, self.known.reach)
+
+    def _price_of_strangeness(self, index: int, logits: torch.Tensor) -> float:
+        shape = (logits > 0).float()
+        if not self.appearances or not shape.any():
+            return 0.0
+        assert self._embedded is not None  # `_look` has just embedded the slice
+        here = mean_features(self._embedded, shape)
+        likeness = max(float(F.cosine_similarity(here, there, 0)) for there in self.appearances.values())
+        slices = min(abs(index - prompted) for prompted in self.appearances)
+        reach = max(prior.Known.of(self.prompted[prompted]).reach for prompted in self.appearances)
+        return prior.price_of_strangeness(slices, self.thickness, reach, likeness)
 
     def _pay(
         self, low: torch.Tensor, high: torch.Tensor, previous: torch.Tensor
@@ -226,7 +273,7 @@ class Tracker(Remembering):
         """A mask from memory in as many ways, low and high, less what is unlikely in it (`lib.sam.prior`)."""
         view = self.view
         cells = low.shape[-2] * low.shape[-1] / (view.na * view.nb)  # of a pixel
-        usual = cells * max(known.area for known in self.known.values())
+        usual = cells * self.known.area
         price = prior.price_of_distance(previous)
         price = price + prior.price_of_size(low[:1] - price, usual)
         wide = F.interpolate(price, high.shape[-2:], mode="bilinear", align_corners=False)

@@ -108,7 +108,7 @@ def read_dicom_file(path: Path) -> RawImage:
         if "Rows" not in header or "Columns" not in header:
             raise Unprocessable(f"image '{path.name}' is a DICOM file without pixels")
         frames = int(header.get("NumberOfFrames") or 1)
-        voxels = narrowest(_pixels(path))
+        voxels = narrowest(read_pixels(path))
         if voxels.shape[2] != frames:
             raise Unprocessable(
                 f"image '{path.name}' says it has {frames} frames but holds {voxels.shape[2]}"
@@ -188,7 +188,14 @@ def _scan(folder: Path, keywords: list[str] | None) -> list[tuple[Path, Any]]:
     return list(found.values())
 
 
-def _pixels(path: Path) -> np.ndarray:
+def read_pixels(path: Path) -> np.ndarray:
+    """The pixels of one DICOM file as (I, J, K) or (I, J, K, 3), after its rescale slope and intercept.
+
+    Raises
+    ------
+    Exception
+        Of whatever kind a library has for a file that it cannot read; see `reading`.
+    """
     try:
         image = sitk.ReadImage(str(path))
         return as_3d(path, itk_voxels(image), image.GetNumberOfComponentsPerPixel())

@@ -52,6 +52,7 @@ def parse(
     read_mask: ReadMask | None = None,
     labels: Sequence[str] = (),
     affine: np.ndarray | None = None,
+    is_video: bool = False,
 ) -> Prompts:
     """The prompts in a request, whichever client sent it.
 
@@ -76,6 +77,8 @@ def parse(
     affine
         4x4, voxel index to mm: a ``roi`` of six numbers is a box along the patient's axes. Without it these
         are taken to be the volume's.
+    is_video
+        Keep of masks the frames that have one only: whole, they may be larger than the memory.
 
     Returns
     -------
@@ -87,7 +90,7 @@ def parse(
     UserError
         If a field is not what it should be, or the prompts do not make sense (see `Prompts`).
     """
-    grid = Grid(shape, slice_axis, _slice(request.get("slice"), shape[slice_axis]), affine)
+    grid = Grid(shape, slice_axis, _slice(request.get("slice"), shape[slice_axis]), affine, is_video)
     found = _labelled(request, grid, labels)
     if any(_sent(request.get(field)) for field in _PROMPT_FIELDS if field != "background" or not found):
         found.append(_object(request, "", grid, read_mask))

@@ -116,12 +116,15 @@ class Grid:
         The slice that coordinates without one are on, or None if the request named none.
     affine
         4x4, voxel index to mm; None where patient and voxel axes are taken to be the same.
+    is_video
+        Whether the voxels are too many to make a mask of that size.
     """
 
     shape: Shape
     slice_axis: int
     slice: int | None
     affine: np.ndarray | None = None
+    is_video: bool = False
 
     def corner(self, values: Sequence[Any], field: str) -> Index:
         """Three voxel indices from [i, j, k], or from [x, y] on the slice that the request is about.

@@ -9,13 +9,18 @@ import numpy as np
 import numpy.typing as npt
 
 from lib.errors import UserError
+from lib.imaging import runs as flat_runs
 from lib.prompts.dialects.fields import Grid, shown, unpacked, whole
+from lib.prompts.frame_masks import FrameMasks
 from lib.prompts.geometry import Mask, describe_shape, in_plane_axes
 
-ReadMask = Callable[[str], npt.NDArray[Any]]
+ReadMask = Callable[[str], npt.NDArray[Any] | FrameMasks]
+
+MOST_VOXELS = 20_000_000
+"""Voxels inside a mask of a video that is given as runs of the whole of it: each is looked at by itself."""
 
 
-def mask(value: Any, field: str, grid: Grid, read_mask: ReadMask | None) -> Mask | None:
+def mask(value: Any, field: str, grid: Grid, read_mask: ReadMask | None) -> Mask | FrameMasks | None:
     """The mask that a request's `mask` means.
 
     Parameters
@@ -23,7 +28,9 @@ def mask(value: Any, field: str, grid: Grid, read_mask: ReadMask | None) -> Mask
     value
         One of: nothing (None, "" or an empty list); an array or nested list, where 0 is outside and every
         other number inside; ``{"shape": [...], "rle": [start, length, ...]}``, runs of inside voxels in
-        C order (last axis fastest); or other text, which `read_mask` turns into an array.
+        C order (last axis fastest); ``{"frames": {"12": {"size", "bbox", "counts"}, ...}}``, masks of some
+        slices as `lib.imaging.runs` has them, which is how answers of videos give them; one such mask, if
+        the request is about one slice; or other text, which `read_mask` turns into an array.
     field
         What messages call it.
     grid
@@ -34,9 +41,10 @@ def mask(value: Any, field: str, grid: Grid, read_mask: ReadMask | None) -> Mask
 
     Returns
     -------
-    numpy.ndarray or None
-        Bool (I, J, K). A mask without a voxel says nothing, and is None: Slicer sends the segment as it
-        is, and it starts out empty.
+    numpy.ndarray, FrameMasks or None
+        Bool (I, J, K); of a video, and of masks given by slices, `FrameMasks`. A mask
+        without a voxel says nothing, and is None: Slicer sends the segment as it is, and it starts out
+        empty.
 
     Raises
     ------
@@ -50,9 +58,14 @@ def mask(value: Any, field: str, grid: Grid, read_mask: ReadMask | None) -> Mask
         if read_mask is None:
             raise UserError(f"{field} must be voxels or runs, not {shown(value)}.")
         value = read_mask(value)
+    if isinstance(value, Mapping) and ("frames" in value or "counts" in value):
+        value = _from_slices(value, field, grid)
+    elif grid.is_video and isinstance(value, Mapping) and len(value.get("shape") or ()) == 3:
+        value = _of_video(value, field, grid)
+    if isinstance(value, FrameMasks):
+        return value if value.any() else None
     found = _from_runs(value, field, grid) if isinstance(value, Mapping) else _from_voxels(value, field)
-    found = _on_grid(found, field, grid)
-    return found if found.any() else None
+    return _on_grid(found, field, grid)
 
 
 def runs(voxels: Mask) -> dict[str, list[int]]:
@@ -79,7 +92,59 @@ def _from_voxels(value: Any, field: str) -> Mask:
     return inside
 
 
-def _from_runs(value: Mapping[str, Any], field: str, grid: Grid) -> Mask:
+def _from_slices(value: Mapping[str, Any], field: str, grid: Grid) -> FrameMasks:
+    """Masks by slice, each as `lib.imaging.runs` has it."""
+    a, b = (grid.shape[axis] for axis in in_plane_axes(grid.slice_axis))
+    count = grid.shape[grid.slice_axis]
+    if "counts" in value:
+        if grid.slice is None and count > 1:
+            raise UserError(f'{field} has no slice: send {{"frames": {{"12": …}}}} or slice.')
+        value = {"frames": {str(grid.slice or 0): value}}
+    given = value["frames"]
+    if set(value) != {"frames"} or not isinstance(given, Mapping):
+        raise UserError(f'{field} must be {{"frames": {{"12": {{"size", "bbox", "counts"}}}}}}.')
+    kept = {}
+    for key, one in given.items():
+        index = int(key) if str(key).isdecimal() and len(str(key)) < 10 else -1
+        if not 0 <= index < count:
+            raise UserError(
+                f"{field}.frames has {shown(key)}, which is not one of the slices 0 to {count - 1}."
+            )
+        found = flat_runs.decode(one, (a, b), f"{field}.frames[{index}]")
+        if found.any():
+            kept[index] = flat_runs.encode(found)
+    return FrameMasks(grid.shape, grid.slice_axis, kept)
+
+
+def _of_video(value: Mapping[str, Any], field: str, grid: Grid) -> FrameMasks:
+    """Runs of a whole video, without an array of its size."""
+    shape, numbers = _checked_runs(value, field, grid)
+    starts, lengths = np.array(numbers, np.int64).reshape(-1, 2).T
+    size = int(np.prod(shape, dtype=np.int64))
+    # first each by itself: their sum must not overflow
+    if len(starts) and (starts.min() < 0 or lengths.min() < 1 or max(starts.max(), lengths.max()) > size):
+        raise UserError(f"{field}.rle has a run outside its {size} voxels.")
+    if len(starts) and (starts + lengths).max() > size:
+        raise UserError(f"{field}.rle has a run outside its {size} voxels.")
+    total = int(lengths.sum())
+    if total > MOST_VOXELS:
+        raise UserError(
+            f"{field}.rle has {total} voxels, more than {MOST_VOXELS}: send the masks of single frames."
+        )
+    first = np.repeat(starts - np.concatenate([[0], np.cumsum(lengths)[:-1]]), lengths)
+    places = np.unravel_index(first + np.arange(total), shape)
+    a, b = in_plane_axes(grid.slice_axis)
+    along, kept = places[grid.slice_axis], {}
+    order = np.argsort(along, kind="stable")
+    for part in np.split(order, np.flatnonzero(np.diff(along[order])) + 1) if total else ():
+        plane = np.zeros((shape[a], shape[b]), np.bool_)
+        plane[places[a][part], places[b][part]] = True
+        kept[int(along[part[0]])] = flat_runs.encode(plane)
+    return FrameMasks(grid.shape, grid.slice_axis, kept)
+
+
+def _checked_runs(value: Mapping[str, Any], field: str, grid: Grid) -> tuple[tuple[int, ...], list[int]]:
+    """The shape, and starts and lengths in turn."""
     if set(value) != {"shape", "rle"} or not all(isinstance(value[key], (list, tuple)) for key in value):
         raise UserError(f"{field} must have the lists shape and rle and nothing else, not {shown(value)}.")
     if len(value["shape"]) not in (2, 3):
@@ -89,6 +154,11 @@ def _from_runs(value: Mapping[str, Any], field: str, grid: Grid) -> Mask:
     numbers = [whole(n, f"{field}.rle") for n in value["rle"]]
     if len(numbers) % 2:
         raise UserError(f"{field}.rle must be pairs of start and length, not {len(numbers)} numbers.")
+    return shape, numbers
+
+
+def _from_runs(value: Mapping[str, Any], field: str, grid: Grid) -> Mask:
+    shape, numbers = _checked_runs(value, field, grid)
     flat = np.zeros(shape, dtype=np.bool_).reshape(-1)
     for start, length in zip(numbers[0::2], numbers[1::2], strict=True):
         if start < 0 or length < 1 or start + length > flat.size:
@@ -106,10 +176,14 @@ def _check_shape(shape: tuple[int, ...], field: str, grid: Grid) -> None:
         )
 
 
-def _on_grid(found: Mask, field: str, grid: Grid) -> Mask:
+def _on_grid(found: Mask, field: str, grid: Grid) -> Mask | FrameMasks | None:
     _check_shape(found.shape, field, grid)
+    if not found.any():
+        return None
     if found.ndim == 3:
-        return found
+        return FrameMasks.of(found, grid.slice_axis) if grid.is_video else found
+    if grid.is_video:
+        return FrameMasks(grid.shape, grid.slice_axis, {grid.slice or 0: flat_runs.encode(found)})
     whole_grid = np.zeros(grid.shape, dtype=np.bool_)
     at: list[slice | int] = [slice(None)] * 3
     at[grid.slice_axis] = grid.slice or 0

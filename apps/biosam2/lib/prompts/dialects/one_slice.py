@@ -8,6 +8,7 @@ import numpy as np
 
 from lib.errors import UserError
 from lib.prompts.dialects.fields import Grid
+from lib.prompts.frame_masks import FrameMasks
 from lib.prompts.geometry import Mask, mask_slices, nearest_slice
 from lib.prompts.prompts import ObjectPrompts
 
@@ -82,7 +83,9 @@ def _reaches(span: tuple[int, int], index: int) -> bool:
     return span[0] <= index <= span[1]
 
 
-def _only_slice(mask: Mask, index: int, axis: int) -> Mask:
+def _only_slice(mask: Mask | FrameMasks, index: int, axis: int) -> Mask | FrameMasks:
+    if isinstance(mask, FrameMasks):
+        return mask.only(index)
     at: list[slice | int] = [slice(None)] * 3
     at[axis] = index
     kept = np.zeros_like(mask)
