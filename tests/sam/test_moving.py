@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from lib.sam import zoom
+from lib.sam.memory import REACH
 from lib.sam.moving import Following, tracker_of
 from lib.sam.tracker import Tracker
 
@@ -82,7 +83,7 @@ def test_the_number_of_frames_costs_no_memory_and_asks_for_no_frame_long_past(se
         asked.append(set())
         tracker.track(index, False)
         assert asked[-1] <= {0, index - 1, index}
-    assert len(tracker.memory.recent) <= 17
+    assert len(tracker.memory.recent) <= 2 * REACH + 1
 
 
 def test_from_a_prompted_frame_the_other_way_begins_anew(seeing, frames, truth, prompts):
