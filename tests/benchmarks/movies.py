@@ -2,8 +2,8 @@
 
 OMP_NUM_THREADS=1 .venv/bin/python tests/benchmarks/movies.py [--help]
 
-Generated movies (`lib.evaluation.movies`), an object asked for by a box or by its true mask on the first frame.
-The seed of the reported figures is one that nothing was tuned with.
+Generated movies (`lib.evaluation.movies`); an object is asked for by a box, or by its true mask, on the first
+frame. The seed of the reported figures is one that nothing was tuned with.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from lib.prompts.prompts import Direction
 from lib.sam import prior, zoom
 from lib.sam import propagate as module
 from lib.sam.memory import REACH
+from lib.sam.moving import Following
 from lib.sam.propagate import Cancelled, Target, propagate
 from lib.sam.segment import segment, to_logits
 from lib.sam.tracker import Tracker
@@ -164,7 +165,7 @@ def test_the_number_of_slices_costs_no_memory(model, click, monkeypatch):
     rng = np.random.default_rng(0)
     texture = rng.integers(0, 256, SHAPE, np.uint8)
     held, trackers = [], []
-    real = Tracker.track
+    real = Following.track
 
     def track(self, index, backwards):
         answer = real(self, index, backwards)
@@ -172,7 +173,7 @@ def test_the_number_of_slices_costs_no_memory(model, click, monkeypatch):
         trackers.append(self)
         return answer
 
-    monkeypatch.setattr(Tracker, "track", track)
+    monkeypatch.setattr(Following, "track", track)
     count = 90
     target = Target({10: click}, 0, count - 1)
     found = list(propagate(model, lambda k: np.roll(texture, k), count, [target], use_zoom=False))

@@ -13,9 +13,9 @@ from lib.sam import network, turns
 from lib.sam.checkpoints import Checkpoint
 from lib.sam.memory import REACH
 from lib.sam.model import Model
+from lib.sam.moving import Following, tracker_of
 from lib.sam.propagate import Target, propagate
 from lib.sam.stream import Stream
-from lib.sam.tracker import Tracker
 
 from .conftest import SIZE
 
@@ -136,7 +136,7 @@ def test_other_weights_go_on_from_what_was_shown(model, other_model, movie, give
     masks = [stream.seen.mask, stream.step(model, movie[1]).mask, stream.step(model, movie[2]).mask]
     found = stream.step(other_model, movie[3])
     # as if a person had given both masks to these weights alone
-    tracker = Tracker(
+    tracker = tracker_of(
         other_model, movie.__getitem__, 1 << 30, {0: replace(given["mask"], mask=masks[0])}, False
     )
     list(tracker.start(lambda: None))
@@ -173,18 +173,19 @@ def test_other_weights_while_it_is_lost(model, other_model, movie, given, presen
 def test_a_step_that_fails_can_be_done_again(any_model, movie, given, monkeypatch):
     stream = Stream(any_model, movie[0], given["box"])
     stream.step(any_model, movie[1])
-    real = Tracker.track
-    monkeypatch.setattr(Tracker, "track", lambda *_, **__: (_ for _ in ()).throw(MemoryError()))
+    kind = type(stream._tracker)
+    real = kind.track
+    monkeypatch.setattr(kind, "track", lambda *_, **__: (_ for _ in ()).throw(MemoryError()))
     with pytest.raises(MemoryError):
         stream.step(any_model, movie[2])
-    monkeypatch.setattr(Tracker, "track", real)
+    monkeypatch.setattr(kind, "track", real)
     assert stream.step(any_model, movie[2]).mask.any()
     assert sorted(stream._planes) == [0, 2]
 
 
 def test_clicks_of_others_go_first(model, movie, given, monkeypatch):
     stream, seen = Stream(model, movie[0], given["box"]), []
-    real = Tracker.track
-    monkeypatch.setattr(Tracker, "track", lambda *a, **k: seen.append(turns._long.get()) or real(*a, **k))
+    real = Following.track
+    monkeypatch.setattr(Following, "track", lambda *a, **k: seen.append(turns._long.get()) or real(*a, **k))
     stream.step(model, movie[1])
     assert seen == [True] and turns._long.get() is False

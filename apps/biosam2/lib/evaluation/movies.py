@@ -1,4 +1,4 @@
-"""Generated movies: textured shapes that move, deform, hide and come back over moving grounds, with exact masks.
+"""Generated movies: textured shapes that move, deform, hide and come back, with exact masks.
 
 Frames are (x, y) as every picture here: (W, H), along the first axis one after the other. What hides a shape
 is cut out of its mask, as people who label videos do (DAVIS); where it is hidden whole the mask is empty.
@@ -84,8 +84,8 @@ def movie(
     Parameters
     ----------
     kind : str
-        One of `KINDS`. What a movie of any kind has: a textured ground with things on it that moves as a whole,
-        objects that move, turn, change their size and deform a little, noise, and in half of them colours.
+        One of `KINDS`. A movie of any kind has a textured ground with things on it that moves as a whole,
+        objects that move, turn, change their size and deform a little, noise and, in half of them, colours.
     seed, number : int
     size : (W, H), optional
         Pixels; one of `SIZES` if left out.
@@ -109,7 +109,7 @@ def movie(
 
 
 def _drawn(kind: str, rng: np.random.Generator, size: tuple[int, int] | None, count: int) -> Movie | None:
-    """A movie; None if chance made one in which nobody would find the objects, or the kind's event is missing."""
+    """A movie; None if by chance nobody would find its objects, or the kind's event is missing."""
     size = size or SIZES[int(rng.integers(len(SIZES)))]
     channels = 1 if kind == "ultrasound" or rng.random() < 0.5 else 3
     ground = _ground(rng, size, count, channels, still=kind == "ultrasound")
@@ -302,7 +302,7 @@ def _colour(rng: np.random.Generator, channels: int) -> np.ndarray:
 
 
 def _texture(rng: np.random.Generator, channels: int, strength: float, side: int = TILE) -> np.ndarray:
-    """A texture that repeats, float (side, side, C), zero mean and of that deviation: coarse and fine grain."""
+    """A texture that repeats, float (side, side, C), of zero mean and that deviation: coarse and fine."""
     grain = rng.standard_normal((side, side, channels))
     if channels == 3:  # mostly brightness
         grain = 0.4 * grain + 0.9 * rng.standard_normal((side, side, 1))
@@ -316,7 +316,7 @@ def _texture(rng: np.random.Generator, channels: int, strength: float, side: int
 def _ground(
     rng: np.random.Generator, size: tuple[int, int], count: int, channels: int, still: bool
 ) -> np.ndarray:
-    """The ground, with things that belong to it, as a camera sees it that pans a little: float (T, W, H, C)."""
+    """The ground, with things on it, as a camera sees it that pans a little: float (T, W, H, C)."""
     pan = (
         np.zeros((count, 2))
         if still

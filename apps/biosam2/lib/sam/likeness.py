@@ -1,10 +1,10 @@
-"""What an object looks like beside what is around it: a linear model on the encoder's features, fitted on the way.
+"""What an object looks like beside what is around it: a linear model of features, fitted on the way.
 
-Memory tells a network what to look for; a young one takes what lies in the same place for the same thing. Its
-features, made to tell borders, tell objects apart as well, and so do colours, which it may never have learnt to
-see: the cells of the object against all the others of the same picture, by weighted least squares (as Robinson
-et al., "Learning Fast and Robust Target Models for Video Object Segmentation", CVPR 2020, with a closed form in
-place of their descent).
+Memory tells a network what to look for; a young one takes what lies in the same place for the same thing.
+Its features, made to tell borders, tell objects apart as well, and so do colours, which it may never have
+learnt to see: the cells of the object against all the others of the same picture, by weighted least squares
+(as Robinson et al., "Learning Fast and Robust Target Models for Video Object Segmentation", CVPR 2020, with a
+closed form in place of their descent).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Likeness:
     """How much each cell of a picture looks like an object: 1 as the object does, -1 as what is around it."""
 
     def __init__(self) -> None:
-        # of a picture with N cells: the products of its features with each other and with what they should say
+        # of each picture: the products of its features with each other and with what they should say
         self._lasting: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._recent: deque[tuple[torch.Tensor, torch.Tensor]] = deque(maxlen=RECENT)
         self._weights: torch.Tensor | None = None
@@ -131,7 +131,7 @@ def peaks(likeness: np.ndarray, radius: float, count: int) -> list[tuple[tuple[f
     count : int
         At most so many; they are more than a diameter apart.
     """
-    smooth = ndimage.gaussian_filter(likeness, max(0.6, 0.6 * radius), mode="nearest")
+    smooth = ndimage.gaussian_filter(likeness, max(0.6, 0.4 * radius), mode="nearest")
     found: list[tuple[tuple[float, float], float]] = []
     rows, columns = np.indices(smooth.shape)
     left = smooth.copy()
@@ -161,7 +161,7 @@ def features_of(embedding: Embedding, pixels: np.ndarray) -> torch.Tensor:
     colours = F.interpolate(colours, grid, mode="bilinear", align_corners=False, antialias=True)
     # the same thing is as bright against its picture when the light fades
     spread, middle = torch.std_mean(colours, (2, 3), keepdim=True)
-    colours = (colours - middle) / (2 * spread + 0.02)
+    colours = (colours - middle) / (2 * spread + 0.002)
     around = F.avg_pool2d(colours, 5, 1, 2, count_include_pad=False)
     upsampled = [F.interpolate(level, grid, mode="bilinear", align_corners=False) for level in levels]
     parts = [*upsampled, colours, around, colours**2, around**2, torch.ones_like(colours[:, :1])]

@@ -1,8 +1,8 @@
-"""One object followed through the frames of a video: what is hidden, or leaves the picture, is looked for again.
+"""One object followed through the frames of a video: what is lost is looked for again.
 
 From slice to slice of a volume a structure that has ended is over. In a video an object is hidden, leaves the
-picture, and comes back, perhaps elsewhere: so the picture is searched for what looks like it (`lib.sam.likeness`), with what
-a person showed of it for all the memory that there is.
+picture, and comes back, perhaps elsewhere: so the picture is searched for what looks like it
+(`lib.sam.likeness`), with what a person showed of it for all the memory that there is.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ FOUND_SHARES = 0.15, 2.5  # of the area that it had before it was lost
 WHOLE = 0.75  # of that area: what is smaller is partly hidden
 STEADY = 0.85, 1.18  # change of the area from frame to frame with which the middle tells the motion
 SEEN = 20.0  # pixels of the network's input that an object's longer side must have where it is searched for
+LEAST_ALIKE = -0.2  # a place's mean likeness, what is around it included, that is worth a closer look
 LOOKS = 2  # at places that look like it, in each frame
 STRAYED, STRAY_PRICE = 4.0, 0.15  # likeness that a place pays for each so many radii from where it should be
 SEARCHED_AGAIN = 8  # frames after which the wider look is learnt from again
@@ -160,9 +161,8 @@ class Following(Tracker):
             ranked.append((value - STRAY_PRICE * strayed / STRAYED, tuple(place)))
         found = []
         for value, place in sorted(ranked, reverse=True)[:LOOKS]:
-            if value > 0:
+            if value > LEAST_ALIKE:
                 answer = self._look_for(prior.moved(self.whole, np.array(place) - middle), index, backwards)
-                share = answer.mask.sum() / self.whole.sum()
                 share = answer.mask.sum() / self.whole.sum()
                 if answer.alike > FOUND_ALIKE * self.usual and FOUND_SHARES[0] < share < FOUND_SHARES[1]:
                     found.append((answer.alike * np.sqrt(min(share, 1.0)), answer))

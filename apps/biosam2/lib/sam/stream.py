@@ -12,7 +12,7 @@ from lib.prompts.prompts import SlicePrompts
 from lib.sam import zoom
 from lib.sam.memory import REACH
 from lib.sam.model import Model
-from lib.sam.tracker import Tracker
+from lib.sam.moving import tracker_of
 from lib.sam.turns import as_long_work
 
 T = TypeVar("T")
@@ -114,7 +114,7 @@ class Stream:
         return self.seen
 
     def _begin(self, model: Model, prompts: SlicePrompts) -> Seen:
-        self._tracker = Tracker(model, self._planes.__getitem__, ENDLESS, {0: prompts}, self._use_zoom)
+        self._tracker = tracker_of(model, self._planes.__getitem__, ENDLESS, {0: prompts}, self._use_zoom)
         ((_, mask, score),) = _at_leisure(lambda: list(self._tracker.start(lambda: None)))
         return Seen(mask, score)
 
