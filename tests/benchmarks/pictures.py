@@ -2,8 +2,8 @@
 
 .venv/bin/python tests/benchmarks/pictures.py [--help]
 
-SAM 2.1 tiny at 1024 with random weights, which do for time, and the default checkpoint. Every click brings those
-before it along. What HTTP adds, some milliseconds, is not in it.
+SAM 2.1 tiny at 1024 with random weights, which do for time, and the default checkpoint. Every click brings
+those before it along. What HTTP adds, some milliseconds, is not in it.
 """
 
 from __future__ import annotations
