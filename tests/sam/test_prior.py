@@ -55,6 +55,17 @@ def test_presence_costs_more_the_farther_from_where_it_is_known_but_not_along_ti
     assert prior.price_of_presence(39, 2.0, 0) == 0
 
 
+def test_looking_otherwise_costs_far_from_the_prompt_only_and_nothing_along_time():
+    far, near = 40, 6  # slices of 1 pixel, from the prompt of a structure that reaches 10 pixels
+    alike, strange = 0.97, 0.75
+    assert prior.price_of_strangeness(far, 1.0, 10.0, alike) == 0
+    assert prior.price_of_strangeness(near, 1.0, 10.0, strange) == 0
+    price = prior.price_of_strangeness(far, 1.0, 10.0, strange)
+    assert price > 10 > prior.price_of_strangeness(12, 1.0, 10.0, strange) > 0
+    assert prior.price_of_strangeness(far, 0.5, 10.0, strange) < price
+    assert prior.price_of_strangeness(far, None, 10.0, strange) == 0
+
+
 def test_what_is_known_of_a_long_structure_is_its_length():
     mask = np.zeros((64, 40), bool)
     mask[10:50, 7:12] = True

@@ -12,6 +12,7 @@ import torch
 from lib.prompts.prompts import Direction
 from lib.sam import prior, zoom
 from lib.sam import propagate as module
+from lib.sam import tracker as tracker_module
 from lib.sam.memory import REACH
 from lib.sam.moving import Following
 from lib.sam.propagate import Cancelled, Target, propagate
@@ -319,8 +320,8 @@ def tracker(model, prompts):
     """Make the tracker of prompts on a large slice, its prompted slices done."""
     texture = np.random.default_rng(0).integers(0, 256, LARGE, np.uint8)
 
-    def make(on: dict) -> Tracker:
-        made = Tracker(model, lambda k: np.roll(texture, k), 31, on, True)
+    def make(on: dict, thickness: float | None = None) -> Tracker:
+        made = Tracker(model, lambda k: np.roll(texture, k), 31, on, True, thickness)
         list(made.start(lambda: None))
         return made
 
@@ -391,6 +392,37 @@ def test_going_back_after_a_move_remembers_the_prompted_slice_only(tracker, prom
     )
     made.track(4, True)
     assert sorted(made.memory.conditioning) == [5]
+
+
+@pytest.mark.parametrize("draws", [True, False])
+def test_the_way_back_begins_at_the_prompted_slice_and_knows_nothing_of_the_way_there(
+    tracker, model, prompts, monkeypatch, draws
+):
+    """sam2 would take the slices on the other side for the way here; published networks have learnt with that."""
+    architecture = replace(model.checkpoint.architecture, draws_prompts=draws)
+    model.checkpoint = replace(model.checkpoint, architecture=architecture)
+    monkeypatch.setattr(zoom, "wider_look", lambda *_: None)
+    made = tracker({5: prompts(mask=_block((100, 100), (140, 130)))})
+    made.track(6, False)
+    made.track(7, False)
+    made.track(4, True)
+    assert sorted(made.memory.recent) == ([4] if draws else [4, 6, 7])
+    assert sorted(made.memory.conditioning) == [5]
+
+
+def test_in_a_volume_what_looks_otherwise_far_from_the_prompt_must_be_surer(
+    tracker, model, prompts, monkeypatch
+):
+    mask = _block((100, 100), (112, 112))
+    made = tracker({5: prompts(mask=mask)}, thickness=1.0)
+    made._embedded = made._embed(5)
+    logits = to_logits(mask, made.view, model.size)
+    assert made._price_of_strangeness(30, logits) == 0  # the same picture, the same place
+    monkeypatch.setattr(tracker_module, "mean_features", lambda *_: -made.appearances[5])
+    assert made._price_of_strangeness(6, logits) == 0
+    assert made._price_of_strangeness(30, logits) > prior.STRANGENESS_PRICE
+    assert made._price_of_strangeness(30, -logits) >= 0
+    assert not tracker({5: prompts(mask=mask)}).appearances  # nor in a video
 
 
 @pytest.mark.parametrize("draws", [True, False])
