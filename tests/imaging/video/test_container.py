@@ -53,9 +53,7 @@ def test_going_backwards_decodes_no_frame_more_often_than_the_kept_ones_make_nee
     video = write_video(tmp_path / "a.mp4", g="30", bf="0", sc_threshold="0")
     sought = []
     seek = container.Container._seek
-    monkeypatch.setattr(
-        container.Container, "_seek", lambda self, key: sought.append(key) or seek(self, key)
-    )
+    monkeypatch.setattr(container.Container, "_seek", lambda self, key: sought.append(key) or seek(self, key))
     with open_video(video, keep_bytes=10 * SIZE[0] * SIZE[1] * 3) as frames:
         for index in range(FRAMES - 1, -1, -1):
             frames[index]
@@ -66,9 +64,7 @@ def test_going_forwards_never_seeks_again(tmp_path, write_video, monkeypatch):
     video = write_video(tmp_path / "a.mp4", g="5")
     sought = []
     seek = container.Container._seek
-    monkeypatch.setattr(
-        container.Container, "_seek", lambda self, key: sought.append(key) or seek(self, key)
-    )
+    monkeypatch.setattr(container.Container, "_seek", lambda self, key: sought.append(key) or seek(self, key))
     with open_video(video, keep_bytes=1) as frames:
         for index in range(FRAMES):
             frames[index]
@@ -163,8 +159,8 @@ def test_a_damaged_frame_is_named(tmp_path, write_video):
 
 def test_a_frame_of_another_size_is_named(tmp_path, write_video):
     # two raw H.264 streams, one after the other, are one whose pictures change their size
-    small = write_video(tmp_path / "small.h264", [picture(n) for n in range(6)])
-    large = write_video(tmp_path / "large.h264", [picture(n, (64, 48)) for n in range(6)])
+    small = write_video(tmp_path / "small.h264", [picture(n) for n in range(6)], bf="0")
+    large = write_video(tmp_path / "large.h264", [picture(n, (64, 48)) for n in range(6)], bf="0")
     both = tmp_path / "both.h264"
     both.write_bytes(small.read_bytes() + large.read_bytes())
     mixed = tmp_path / "mixed.mkv"

@@ -66,9 +66,11 @@ def test_a_palette_becomes_colors(write_cine):
         np.testing.assert_array_equal(shown[..., n], np.roll(np.arange(256), 70 * n)[pixels[2].T])
 
 
-@pytest.mark.parametrize("name", ["SC_rgb_jpeg_dcmtk.dcm", "SC_rgb_small_odd_jpeg.dcm"])
-@pytest.mark.parametrize("pieces", [1, 3], ids=["one piece a frame", "several pieces"])
-def test_jpeg(write_cine, encoded_frames, name, pieces):
+@pytest.mark.parametrize(
+    ("name", "pieces"),
+    [("SC_rgb_jpeg_dcmtk.dcm", 1), ("SC_rgb_jpeg_dcmtk.dcm", 3), ("SC_rgb_small_odd_jpeg.dcm", 1)],
+)
+def test_jpeg_in_one_piece_a_frame_or_several(write_cine, encoded_frames, name, pieces):
     header, frame = encoded_frames(name)
     path = write_cine(
         [frame] * 4, header.PhotometricInterpretation, JPEGBaseline8Bit, shape=(header.Rows, header.Columns)
@@ -82,7 +84,9 @@ def test_jpeg(write_cine, encoded_frames, name, pieces):
 
 def test_rle_without_a_table_of_frames(write_cine, encoded_frames):
     header, frame = encoded_frames("SC_rgb_rle.dcm")
-    path = write_cine([frame] * 3, "RGB", RLELossless, shape=(header.Rows, header.Columns), PlanarConfiguration=1)
+    path = write_cine(
+        [frame] * 3, "RGB", RLELossless, shape=(header.Rows, header.Columns), PlanarConfiguration=1
+    )
     cine = pydicom.dcmread(path)
     cine.PixelData = pydicom.encaps.encapsulate([frame] * 3, has_bot=False)
     cine.save_as(path)
@@ -178,7 +182,9 @@ def test_a_volume_is_a_video_of_its_slices(tmp_path, save_nifti):
         np.testing.assert_array_equal(frames.raw(4), voxels[:, :, 4])
 
 
-def test_what_follows_in_time_is_told_from_what_lies_in_space(write_cine, pydicom_files, tmp_path, save_nifti):
+def test_what_follows_in_time_is_told_from_what_lies_in_space(
+    write_cine, pydicom_files, tmp_path, save_nifti
+):
     assert is_over_time(write_cine(noise(4, 12, 16)))
     assert not is_over_time(write_cine(noise(4, 12, 16), name="ct.dcm", Modality="CT"))
     assert not is_over_time(pydicom_files / "CT_small.dcm")

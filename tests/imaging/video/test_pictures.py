@@ -68,7 +68,9 @@ def test_a_gray_picture_among_colored_ones_is_gray_in_color(film):
 
 def test_a_picture_of_another_size_is_named_before_anything_is_done(film):
     pictures = {"1.png": picture(1), "2.png": picture(2), "3.png": picture(3, (64, 32))}
-    with pytest.raises(Unprocessable, match=r"frame 2 \(.*3.png\) has 64 x 32 pixels, the frames before 48 x 32"):
+    with pytest.raises(
+        Unprocessable, match=r"frame 2 \(.*3.png\) has 64 x 32 pixels, the frames before 48 x 32"
+    ):
         open_video(film(pictures))
 
 
