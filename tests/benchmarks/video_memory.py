@@ -3,7 +3,7 @@
     python tests/benchmarks/video_memory.py --frames 100 10000 --out video_memory.json
 
 Each length is a process of its own, with the default checkpoint on one core: it follows one object, prompted
-by a box on the frame in the middle, through all frames both ways, and writes them all as a labelled multi-frame
+by a box on the frame in the middle, through all frames both ways, and writes a labelled multi-frame
 file. 10,000 frames take an hour or more; what the process has in memory is printed all the while.
 """
 
