@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lib.errors import UserError
-from lib.settings import Settings
+from lib.settings import TASKS, Settings
 
 
 def refused(conf: dict[str, str]) -> str:
@@ -23,7 +23,7 @@ def test_without_any_conf_the_embedded_checkpoint_serves_all_tasks():
     assert settings.image_size is None
     assert settings.cache_gb is None
     assert settings.labels == ("structure",)
-    assert settings.models == ("biosam2_2d", "biosam2_3d", "biosam2_auto")
+    assert settings.models == ("biosam2_2d", "biosam2_3d", "biosam2_auto", "biosam2_video")
     assert settings.zoom is True
     assert settings.versions is None
     assert settings.retrain is None
@@ -96,7 +96,7 @@ def test_devices_that_torch_knows_are_taken(device):
         ("labels", "liver,liver", "different names separated by commas, such as liver,spleen"),
         ("labels", "liver,,spleen", "different names separated by commas, such as liver,spleen"),
         ("labels", "", "different names separated by commas, such as liver,spleen"),
-        ("models", "deepedit", "some of biosam2_2d, biosam2_3d, biosam2_auto, separated by commas"),
+        ("models", "deepedit", f"some of {', '.join(TASKS)}, separated by commas"),
         ("zoom", "maybe", "true or false"),
         ("checkpoint", " ", "the name of a checkpoint or a path"),
         ("versions", " ", "the path of a folder"),

@@ -2,8 +2,9 @@
 
     python tests/benchmarks/video_memory.py --frames 100 10000 --out video_memory.json
 
-Each length is a process of its own, with the default checkpoint on the CPU: it follows one object, prompted by a
-box on the frame in the middle, through all frames both ways, and writes them all as a labelled multi-frame file.
+Each length is a process of its own, with the default checkpoint on one core: it follows one object, prompted
+by a box on the frame in the middle, through all frames both ways, and writes a labelled multi-frame
+file. 10,000 frames take an hour or more; what the process has in memory is printed all the while.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def write_video(path: Path, frames: int) -> None:
         film.mux(stream.encode())
 
 
-def measure(path: Path, frames: int, form: str) -> dict[str, object]:
+def measure(path: Path, frames: int, form: str, image_size: int | None) -> dict[str, object]:
     """Answer one request in this process; its memory over the time, in MB."""
     import torch
 
@@ -67,7 +68,7 @@ def measure(path: Path, frames: int, form: str) -> dict[str, object]:
 
     torch.set_num_threads(1)
     model = REPOSITORY / "apps" / "biosam2" / "model" / "biosam2_nano.safetensors"
-    task = VideoTask(ModelSlot(model, "cpu"), Settings())
+    task = VideoTask(ModelSlot(model, "cpu", image_size=image_size), Settings())
     x, y = centre(frames // 2)
     box = [x - RADIUS, y - RADIUS, frames // 2, x + RADIUS, y + RADIUS, frames // 2]
     request = {"image": str(path), "boxes": [box], "result_format": form}
@@ -91,6 +92,7 @@ def measure(path: Path, frames: int, form: str) -> dict[str, object]:
     return {
         "frames": frames,
         "format": form,
+        "image_size": image_size,
         "before_mb": before,
         "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000, 1),
         "seconds": round(seconds, 1),
@@ -111,11 +113,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--frames", nargs="+", type=int, default=[100, 10_000])
     parser.add_argument("--format", default="labels")
+    parser.add_argument("--image-size", type=int, help="side of the network's input; smaller is faster")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--only", nargs=2, metavar=("VIDEO", "FRAMES"), help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.only:
-        print(json.dumps(measure(Path(asked.only[0]), int(asked.only[1]), asked.format)))
+        print(json.dumps(measure(Path(asked.only[0]), int(asked.only[1]), asked.format, asked.image_size)))
         return 0
     found = []
     with tempfile.TemporaryDirectory() as folder:
@@ -123,6 +126,8 @@ def main() -> int:
             video = Path(folder) / f"{frames}.mp4"
             write_video(video, frames)
             command = [sys.executable, __file__, "--format", asked.format, "--only", str(video), str(frames)]
+            if asked.image_size:
+                command += ["--image-size", str(asked.image_size)]
             answer = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
             found.append(json.loads(answer.stdout.splitlines()[-1]))
             print({key: value for key, value in found[-1].items() if key != "samples"}, flush=True)

@@ -105,3 +105,11 @@ def test_a_moved_mask_loses_what_leaves_the_slice():
     mask = disc(20, 30, 6)
     np.testing.assert_array_equal(prior.moved(mask, np.array([4.4, -2.6])), disc(24, 27, 6))
     assert not prior.moved(mask, np.array([0, -60.0])).any()
+
+
+def test_what_is_known_of_many_slices_is_their_indexes_and_the_largest_sizes():
+    known = prior.KnownSlices()
+    for index, side in ((40, 10), (5, 20), (90, 14)):
+        known.add(index, prior.Known.of(_square(side)))
+    assert (known.area, known.reach) == (400, 10)
+    assert [known.from_nearest(index) for index in (0, 5, 30, 42, 60, 70, 200)] == [5, 0, 10, 2, 20, 20, 110]

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pydicom
 import pytest
+from monailabel.config import Settings
 from monailabel.datastore.local import LocalDatastore
 
 from lib.activelearning.scores import INFO
+from lib.server import datastore as datastore_module
 from lib.server.datastore import TABLE, Folder
+from lib.server.datastore import folder as open_folder
 
 
 @pytest.fixture
@@ -116,3 +121,32 @@ def test_an_image_is_looked_up_while_somebody_writes(folder):
         uri = pool.submit(folder.get_image_uri, "image3").result(10)
         info = pool.submit(folder.get_image_info, "image3").result(10)
     assert uri == info["path"] and uri.endswith("image3.nii.gz")
+
+
+# --- videos ----------------------------------------------------------------------------------------------
+
+
+def test_videos_are_listed_and_of_dicom_files_those_of_several_frames(tmp_path):
+    files = Path(pydicom.__file__).parent / "data" / "test_files"
+    shutil.copy(files / "SC_rgb_rle_2frame.dcm", tmp_path / "cine.dcm")
+    shutil.copy(files / "CT_small.dcm", tmp_path / "slice.dcm")
+    (tmp_path / "pictures.frames").mkdir()
+    for name in ("film.mp4", "old.avi", "more.frames.zip", "scan.nii.gz", "notes.txt", "other.zip"):
+        (tmp_path / name).write_bytes(b"x")
+    folder = open_folder(str(tmp_path))
+    assert sorted(folder.list_images()) == ["cine", "film", "more", "old", "pictures", "scan"]
+    assert [name for name in sorted(folder.list_images()) if folder.is_video(name)] == [
+        "film",
+        "more",
+        "old",
+        "pictures",
+    ]
+    assert folder.get_image_uri("more").endswith("more.frames.zip")
+
+
+def test_what_the_environment_says_is_listed_and_nothing_else(tmp_path, monkeypatch):
+    said = Settings(MONAI_LABEL_DATASTORE_FILE_EXT=["*.nii.gz"])
+    monkeypatch.setattr(datastore_module, "settings", said)
+    (tmp_path / "film.mp4").write_bytes(b"x")
+    (tmp_path / "scan.nii.gz").write_bytes(b"x")
+    assert open_folder(str(tmp_path)).list_images() == ["scan"]

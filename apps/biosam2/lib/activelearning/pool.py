@@ -162,9 +162,14 @@ class Pool:
             lately = {image for image, at in self._saved.items() if at > began - SETTLE}
             for image in self.cases.listed() - listed - lately:
                 self.removed(image)
-            new = [image for image in images if image not in self.cases]
+            new = [image for image in images if image not in self.cases and not self._is_video(image)]
             self.cases.add(new)
             self._unread.update(dict.fromkeys(new))
+
+    def _is_video(self, image: str) -> bool:
+        """Whether none of the viewers that ask for a next case can open it."""
+        asked = getattr(self._datastore(), "is_video", None)
+        return bool(asked and asked(image))
 
     def _compare_labels(self, final: set[str], began: float) -> None:
         with self.lock:

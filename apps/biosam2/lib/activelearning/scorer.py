@@ -124,7 +124,8 @@ class Scorer:
 
     def _out_of_date(self, key: str) -> Iterator[str]:
         datastore = self._datastore()
-        images = datastore.get_unlabeled_images()
+        is_video = getattr(datastore, "is_video", lambda _: False)
+        images = [image for image in datastore.get_unlabeled_images() if not is_video(image)]
         self._tried = {
             image: self._tried[image]
             if image in self._tried

@@ -119,6 +119,11 @@ class VideoTask(SamTask):
         watch.lap("write")
         return str(file), self.params(model, indexes(prompts), watch, details, frames.warnings)
 
+    @staticmethod
+    def answers_in_json(request: Mapping[str, Any]) -> bool:
+        """Whether the file of the answer to a request is JSON, with all that is told beside it."""
+        return str(request.get("result_format") or "").strip().lower() in ("runs", "polygons")
+
     def _follow(
         self, model: Model, frames: Frames, prompts: Prompts, targets: list[Target], masks: KeptMasks
     ) -> None:

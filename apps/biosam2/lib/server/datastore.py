@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
@@ -16,8 +17,12 @@ from monailabel.config import settings
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore
 
 from lib.activelearning.scores import INFO
+from lib.imaging.video.open import DICOM, VIDEO, is_multi_frame
 
 logger = logging.getLogger(__name__)
+
+# What MONAI Label lists by default are images; these are videos, and DICOM files of several frames.
+LISTED_TOO = tuple(f"*{ending}" for ending in (*VIDEO, *DICOM))
 
 # What goes through the table of images and labels, or changes it: a change empties the table for a moment.
 TABLE = (
@@ -40,6 +45,7 @@ class Folder(LocalDatastore):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._table = threading.RLock()
+        self._multi_frame: dict[str, tuple[tuple[float, int], bool]] = {}
         super().__init__(*args, **kwargs)
 
     def get_image_uri(self, image_id: str) -> str:
@@ -56,6 +62,11 @@ class Folder(LocalDatastore):
             return found
         with self._table:  # perhaps it is there again when the change is complete
             return self._look_up(image_id)
+
+    def is_video(self, image_id: str) -> bool:
+        """Whether an image is a video and nothing else: no viewer of volumes can open it."""
+        entry = self._datastore.objects.get(image_id)
+        return entry is not None and entry.image.ext.lower().endswith(VIDEO)
 
     def json(self) -> dict[str, Any]:
         """The table as clients get it: without what strategies know of images. Slicer asks for it often."""
@@ -89,7 +100,7 @@ class Folder(LocalDatastore):
         objects, added = self._datastore.objects, 0
         for file in self._list_files(self._datastore.image_path(), self._extensions):
             image, ext = self._to_id(file)
-            if image not in objects:
+            if image not in objects and self._is_image(file):
                 objects[image] = ImageLabelModel(image=self._new(image, ext))
                 added += 1
         return self._say(added, "images are new")
@@ -119,6 +130,21 @@ class Folder(LocalDatastore):
                 removed += 1
         return self._say(removed, "images or labels are gone")
 
+    def _is_image(self, file: str) -> bool:
+        """False for a DICOM file of one slice: what it is a slice of is an image, not each of them."""
+        if not file.lower().endswith(DICOM):
+            return True
+        path = Path(self._datastore.image_path()) / file
+        try:
+            stat = path.stat()
+        except OSError:
+            return False
+        stamp = stat.st_mtime, stat.st_size
+        known = self._multi_frame.get(file)
+        if known is None or known[0] != stamp:  # once, not at every look at the folder
+            known = self._multi_frame[file] = stamp, is_multi_frame(path)
+        return known[1]
+
     def _new(self, image: str, ext: str) -> DataModel:
         return DataModel(info={"ts": int(time.time()), "name": self._filename(image, ext)}, ext=ext)
 
@@ -142,10 +168,13 @@ for _name in TABLE:
 
 
 def folder(path: str) -> Folder:
-    """The datastore of a folder, by MONAI Label's own settings."""
+    """The datastore of a folder, by MONAI Label's settings; with videos, unless they say what to list."""
+    listed = list(settings.MONAI_LABEL_DATASTORE_FILE_EXT)
+    if "MONAI_LABEL_DATASTORE_FILE_EXT" not in settings.model_fields_set:
+        listed += LISTED_TOO
     return Folder(
         path,
-        extensions=settings.MONAI_LABEL_DATASTORE_FILE_EXT,
+        extensions=listed,
         auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD,
         read_only=settings.MONAI_LABEL_DATASTORE_READ_ONLY,
     )

@@ -20,6 +20,7 @@ from monailabel.utils.others.generic import remove_file
 from starlette.background import BackgroundTask
 
 from lib.errors import NotFound, UserError
+from lib.infers.video_task import VideoTask
 from lib.server.app import ready_app
 from lib.server.queue import WorkQueue
 from lib.server.waiting import result
@@ -72,9 +73,12 @@ async def infer(
 
     work = Work(_request_id(fields), *named, user.username, _is_long(named[0], instance))
     cleaning = BackgroundTasks()
+    wanted = (
+        ResultType.image if output == ResultType.json and _is_json(named[0], fields, instance) else output
+    )
 
     def answer() -> Any:
-        return run_inference(cleaning, model, image, session_id, params, file, label, output)
+        return run_inference(cleaning, model, image, session_id, params, file, label, wanted)
 
     def clean() -> None:
         for task in cleaning.tasks:
@@ -107,6 +111,12 @@ def _is_long(model: str, instance: MONAILabelApp) -> bool:
     """Whether an answer takes many slices; an unknown model is refused in no time."""
     task = instance._infers.get(model)
     return task is not None and task.dimension != 2
+
+
+def _is_json(model: str, fields: dict[str, Any], instance: MONAILabelApp) -> bool:
+    """Whether the answer's file is JSON, which is then all that a client wants who asks for JSON."""
+    task = instance._infers.get(model)
+    return isinstance(task, VideoTask) and task.answers_in_json(fields)
 
 
 def _request_id(fields: dict[str, Any]) -> str:

@@ -153,7 +153,7 @@ class Container(Source):
 
 def _video_of(container: Any, path: Path) -> Any:
     if not container.streams.video:
-        raise Unprocessable(f"video '{path.name}' has no video in it, only other streams.")
+        raise Unprocessable(f"video '{path.name}' has no video in it: it is damaged or holds something else.")
     stream = container.streams.video[0]
     # by slices of a picture: by whole frames, each thread would hold some of them
     stream.thread_type = "SLICE"

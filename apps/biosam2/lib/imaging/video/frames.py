@@ -65,6 +65,7 @@ class Frames:
         if not 0 <= number < len(self):
             raise IndexError(f"frame {number} is not one of the frames 0 to {len(self) - 1}")
         with self._lock:
+            self._prepare()  # reads by itself, which must not come between what is read below
             found = self._kept.get(number)
             if found is not None:
                 self._kept.move_to_end(number)
@@ -121,8 +122,8 @@ class Frames:
     def window(self) -> Window:
         """What becomes black and white, chosen once: from the tags, or from frames all over the video."""
         with self._lock:
-            if self._window is None:
-                self._window = self._choose_window()
+            self._prepare()
+            assert self._window is not None
             return self._window
 
     def one(self, index: int) -> Volume:
@@ -155,11 +156,19 @@ class Frames:
         while len(self._kept) > self.keep:
             self._kept.popitem(last=False)
 
+    def _prepare(self) -> None:
+        """Choose the window, once."""
+        if self._window is None:
+            first = self.raw(0)
+            self._window = self._choose_window(first)
+            self._keep(0, self._shown(0, first))
+
     def _shown(self, index: int, raw: np.ndarray) -> np.ndarray:
         self._check(index, raw)
+        window = self._window
+        assert window is not None  # it is chosen before the first frame is shown
         if raw.ndim == 3 and raw.dtype == np.uint8:
             return raw
-        window = self.window
         if raw.dtype == np.uint8 and (window.low, window.high) == (0, 255):
             return raw
         return to_uint8(raw, window)
@@ -178,9 +187,8 @@ class Frames:
                 f"video '{self.path.name}' changes from {kinds[0]} to {kinds[1]} at frame {index}."
             )
 
-    def _choose_window(self) -> Window:
+    def _choose_window(self, first: np.ndarray) -> Window:
         about = self.about
-        first = self.raw(0)
         if about.window is None and self._asked is None and first.dtype != np.uint8:
             some = np.unique(np.linspace(0, len(self) - 1, SAMPLE).round().astype(int))
             voxels = np.stack([self.raw(int(n)) for n in some], axis=2)

@@ -136,7 +136,7 @@ def write_label_frames(
     with ExitStack() as opened:
         out: IO[bytes] = stream
         if zipped:
-            packed = gzip.GzipFile("", "wb", COMPRESSION if compress else 0, stream, mtime=0)  # type: ignore[arg-type]
+            packed: Any = gzip.GzipFile("", "wb", COMPRESSION if compress else 0, stream, mtime=0)
             out = opened.enter_context(packed)
         header.write_to(out)
         begin, offset = 4 + header.structarr.dtype.itemsize, int(header.get_data_offset())

@@ -21,6 +21,7 @@ from lib.imaging.video.dicom import DicomVideo, frames_of, index_dicom
 from lib.imaging.video.frames import KEEP_BYTES, Frames
 from lib.imaging.video.pictures import ARCHIVE, FOLDER, Pictures, index_pictures
 from lib.imaging.video.source import Source
+from lib.imaging.volume import OVER_TIME
 
 VIDEO = (*CONTAINERS, FOLDER, ARCHIVE)
 """Endings of what is a video and nothing else."""
@@ -58,6 +59,20 @@ def open_video(path: Path, window: object = None, keep_bytes: int = KEEP_BYTES) 
     if not path.exists():
         raise NotFound(f"video '{path.name}' does not exist")
     return Frames(_source(path), window, keep_bytes)
+
+
+def is_over_time(path: Path) -> bool:
+    """Whether an image is to be read frame by frame: a video, or DICOM frames that follow in time."""
+    if is_video(path):
+        return True
+    try:
+        file = _multi_frame_file(path)
+        if file is None:
+            return False
+        header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=["Modality"], force=True)
+    except (InvalidDicomError, OSError):
+        return False
+    return str(header.get("Modality") or "").strip().upper() in OVER_TIME
 
 
 def is_multi_frame(path: Path) -> bool:

@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
@@ -20,10 +19,18 @@ from lib.imaging.answer import write_mask
 from lib.imaging.volume import Volume, load_volume
 from lib.imaging.window import choose_window, to_uint8
 from lib.trainers.finetune.cases import LabelledCase
+from lib.trainers.finetune.stacks import (
+    ABOUT,
+    AROUND,
+    IMAGE,
+    LABELS,
+    ON_THE_GRID,
+    PIXELS,
+    begin_stack,
+    numbered,
+)
+from lib.trainers.finetune.video_slices import is_over_time, write_video_slices
 from lib.trainers.real import Scan
-
-AROUND = 16  # slices kept beyond the first and the last one with a label: clips run on beyond the end
-ABOUT, PIXELS, LABELS, ON_THE_GRID = "about.json", "pixels.npy", "labels.npy", "label.nii.gz"
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,12 @@ class CachedCase:
     def label(self) -> Path:
         """The label resampled onto the image's grid, with its own values."""
         return self.folder / ON_THE_GRID
+
+    @property
+    def image(self) -> Path | None:
+        """Of a video: the frames that were kept, on the label's grid; None for others, kept as they are."""
+        path = self.folder / IMAGE
+        return path if path.exists() else None
 
     @property
     def slices(self) -> int:
@@ -77,15 +90,10 @@ def cache_case(case: LabelledCase, cache: Path) -> CachedCase:
     if place.exists():
         _name(found, case)
     else:
-        volume = load_volume(case.pair.image)
-        labels = read_label(case.pair.label, volume)
-        values = [int(v) for v in np.unique(labels) if v]
-        if not values:
-            raise UserError(f"the label of image {case.image} is empty.")
         cache.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=".new-", dir=cache))
         try:
-            _write(volume, labels, values, work)
+            values = _write_slices(case, work)
             (work / ABOUT).write_text(_about(case, values))
             os.rename(work, place)
         except BaseException:
@@ -122,6 +130,19 @@ def _name(cached: CachedCase, case: LabelledCase) -> None:
         os.replace(part, path)
 
 
+def _write_slices(case: LabelledCase, folder: Path) -> list[int]:
+    """Write the slices of a case; returns the values in its label."""
+    if is_over_time(case.pair.image):
+        return write_video_slices(case.pair.image, case.pair.label, case.image, folder)
+    volume = load_volume(case.pair.image)
+    labels = read_label(case.pair.label, volume)
+    values = [int(v) for v in np.unique(labels) if v]
+    if not values:
+        raise UserError(f"the label of image {case.image} is empty.")
+    _write(volume, labels, values, folder)
+    return values
+
+
 def _write(volume: Volume, labels: np.ndarray, values: list[int], folder: Path) -> None:
     axis = volume.slice_axis
     other = tuple(a for a in range(3) if a != axis)
@@ -131,19 +152,11 @@ def _write(volume: Volume, labels: np.ndarray, values: list[int], folder: Path) 
     shape = (len(kept), *(volume.shape3[a] for a in other))
     number = np.dtype(np.uint8 if len(values) < 256 else np.uint16)
     # written, not mapped into memory: there, a full disk ends the process without a word
-    with open(folder / PIXELS, "wb") as pixels, open(folder / LABELS, "wb") as numbered:
-        _begin_stack(pixels, np.dtype(np.uint8), (*shape, 3) if volume.is_rgb else shape)
-        _begin_stack(numbered, number, shape)
+    with open(folder / PIXELS, "wb") as pixels, open(folder / LABELS, "wb") as stack:
+        begin_stack(pixels, np.dtype(np.uint8), (*shape, 3) if volume.is_rgb else shape)
+        begin_stack(stack, number, shape)
         for index in kept:
             pixels.write(to_uint8(volume.plane(index), window).tobytes())
-            plane = np.take(labels, index, axis)
-            found = np.where(plane > 0, np.searchsorted(values, plane) + 1, 0)
-            numbered.write(found.astype(number).tobytes())
+            stack.write(numbered(np.take(labels, index, axis), values, number))
     dtype = "uint8" if max(values) < 256 else "uint16"
     os.replace(write_mask(labels, volume, ".nii.gz", dtype, folder=folder), folder / ON_THE_GRID)
-
-
-def _begin_stack(file: IO[bytes], dtype: np.dtype, shape: tuple[int, ...]) -> None:
-    """The beginning of a .npy file."""
-    about = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(file, about)

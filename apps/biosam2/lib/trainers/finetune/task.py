@@ -256,6 +256,8 @@ def _pair(case: LabelledCase, cached: CachedCase) -> Pair:
     """A held-out case with its label on the image's grid, as the pipelines read it."""
     about = json.loads((cached.folder / "about.json").read_text())
     names = dict(zip(about["values"], about["structures"], strict=True))
+    if cached.image is not None:  # time says nothing about size, as in an endoscopy
+        return Pair(case.image, cached.image, cached.label, names, "ES")
     return Pair(case.image, case.pair.image, cached.label, names)
 
 
