@@ -32,6 +32,7 @@ def test_without_any_conf_the_embedded_checkpoint_serves_all_tasks():
     assert settings.keep_versions == 10
     assert settings.claim_minutes == 30
     assert settings.scoring == "idle"
+    assert (settings.stream_minutes, settings.stream_gb) == (30, 2)
 
 
 def test_values_arrive_as_text():
@@ -50,6 +51,8 @@ def test_values_arrive_as_text():
         "keep_versions": "2",
         "claim_minutes": "5",
         "scoring": "off",
+        "stream_minutes": "45",
+        "stream_gb": "0.5",
     }
     assert Settings.from_conf(conf) == Settings(
         checkpoint="sam2.1_hiera_tiny",
@@ -66,6 +69,8 @@ def test_values_arrive_as_text():
         keep_versions=2,
         claim_minutes=5,
         scoring="off",
+        stream_minutes=45,
+        stream_gb=0.5,
     )
 
 

@@ -27,6 +27,7 @@ from lib.datastores.dicomweb import PacsDatastore
 from lib.errors import NotFound, UserError
 from lib.imaging.seg.write import Algorithm
 from lib.infers.auto_task import AutoTask
+from lib.infers.picture_task import PictureTask
 from lib.infers.slice_task import SliceTask
 from lib.infers.uploads import is_upload
 from lib.infers.volume_task import VolumeTask
@@ -35,6 +36,7 @@ from lib.sam.model import ModelSlot
 from lib.server.datastore import folder
 from lib.server.install import install
 from lib.settings import Settings
+from lib.streams.pictures import Pictures
 from lib.trainers.finetune.progress import is_training
 from lib.trainers.finetune.task import FinetuneTask
 from lib.trainers.finetune.training import RUNS
@@ -47,6 +49,7 @@ from lib.versions.store import Versions
 logger = logging.getLogger(__name__)
 
 VERSION = "0.1.0"
+PICTURES_SHARE = 0.25  # of --conf stream_gb; what is followed over them has the rest
 
 
 class BioSAM2App(MONAILabelApp):
@@ -69,6 +72,7 @@ class BioSAM2App(MONAILabelApp):
             sys.tracebacklimit = 0
             raise UserError(str(error)) from None
         self.bank = LabelBank(self.datastore, self.versions.folder / "bank")
+        self.pictures = self._pictures()
         claims = self.versions.folder.parent / file_name(studies)
         self.next_case = NextCase(self.datastore, claims, chosen.claim_minutes)
         logger.info("serving %s on %s", self.slot.get().checkpoint, self.slot.device)
@@ -105,6 +109,11 @@ class BioSAM2App(MONAILabelApp):
             "biosam2_auto": lambda: AutoTask(self.slot, self.biosam2, self.bank),
         }
         return {name: tasks[name]() for name in self.biosam2.models}
+
+    def _pictures(self) -> PictureTask:
+        chosen = self.biosam2
+        pictures = Pictures(int(chosen.stream_gb * 1e9 * PICTURES_SHARE), chosen.stream_minutes)
+        return PictureTask(self.slot, chosen, pictures)
 
     def init_trainers(self) -> dict[str, TrainTask]:
         chosen = self.biosam2

@@ -48,6 +48,8 @@ _MEANT = {
     "mlflow": "the address of a tracking server such as http://mlflow:5000, or of a database",
     "keep_versions": "a whole number from 2 to 1000",
     "claim_minutes": "a whole number from 1 to 1440",
+    "stream_minutes": "a whole number from 1 to 1440",
+    "stream_gb": "a number above 0 and at most 1024",
 }
 
 
@@ -124,6 +126,11 @@ class Settings(BaseModel):
         For how long a case that was given out is kept for one annotator, counted from the last work on it.
     scoring
         Whether the unlabelled images are scored for the next case while nobody annotates ("idle") or not.
+    stream_minutes
+        For how long a picture that a client has sent by itself, and what is followed over such pictures, is
+        kept without a request for it.
+    stream_gb
+        Memory for these pictures and for what is followed over them, in gigabytes.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -142,6 +149,8 @@ class Settings(BaseModel):
     keep_versions: Annotated[int, Text, Field(ge=2, le=1000)] = 10
     claim_minutes: Annotated[int, Text, Field(ge=1, le=1440)] = 30
     scoring: Annotated[Literal["idle", "off"], Text] = "idle"
+    stream_minutes: Annotated[int, Text, Field(ge=1, le=1440)] = 30
+    stream_gb: Annotated[float, Text, Field(gt=0, le=1024)] = 2.0
 
     @classmethod
     def from_conf(cls, conf: Mapping[str, str]) -> Settings:

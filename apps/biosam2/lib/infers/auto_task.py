@@ -43,9 +43,13 @@ class AutoTask(ImageTask[Asked]):
     slot : ModelSlot
     settings : Settings
     bank : LabelBank
+    memories : Memories, optional
+        Of the bank's exemplars, where others ask about them as well.
     """
 
-    def __init__(self, slot: ModelSlot, settings: Settings, bank: LabelBank) -> None:
+    def __init__(
+        self, slot: ModelSlot, settings: Settings, bank: LabelBank, memories: Memories | None = None
+    ) -> None:
         super().__init__(
             slot,
             settings,
@@ -53,7 +57,7 @@ class AutoTask(ImageTask[Asked]):
             InferType.SEGMENTATION,
             "BioSAM-2: the structures of the submitted labels, found without prompts",
         )
-        self.bank, self.memories = bank, Memories()
+        self.bank, self.memories = bank, memories or Memories()
 
     def info(self) -> dict[str, Any]:
         """With the structures that the bank has now, and their indexes, as clients list them."""

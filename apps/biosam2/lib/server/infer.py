@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 import uuid
-from concurrent.futures import Future
 from typing import Any
 
 from fastapi import APIRouter, BackgroundTasks, Depends, File, Form, Request, Response, UploadFile
@@ -21,9 +19,10 @@ from monailabel.interfaces.app import MONAILabelApp
 from monailabel.utils.others.generic import remove_file
 from starlette.background import BackgroundTask
 
-from lib.errors import Cancelled, NotFound, UserError
+from lib.errors import NotFound, UserError
 from lib.server.app import ready_app
 from lib.server.queue import WorkQueue
+from lib.server.waiting import result
 from lib.work import Work
 
 router = APIRouter()
@@ -86,7 +85,7 @@ async def infer(
     queue: WorkQueue = http.app.state.work_queue
     future = queue.submit(work, answer)
     try:
-        response = _as_response(await _result(http, queue, work, future))
+        response = _as_response(await result(http, queue, work, future))
     except BaseException:  # also when this server ends, and leaves the thread to itself
         if not future.done():
             queue.cancel(work.id)
@@ -97,28 +96,6 @@ async def infer(
     response.background = BackgroundTask(clean)
     response.headers["X-Request-ID"] = work.id
     return response
-
-
-async def _result(http: Request, queue: WorkQueue, work: Work, future: Future[Any]) -> Any:
-    """What the thread returns; when the client goes away before, the work is cancelled."""
-    done = asyncio.wrap_future(future)
-    gone = asyncio.ensure_future(_gone(http))
-    try:
-        await asyncio.wait({done, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not done.done():
-            queue.cancel(work.id)
-            await asyncio.wait({done})
-    finally:
-        gone.cancel()
-    if done.cancelled():
-        raise Cancelled()
-    return done.result()
-
-
-async def _gone(http: Request) -> None:
-    """Wait until the client has closed the connection. What it sends meanwhile is nobody's."""
-    while (await http.receive())["type"] != "http.disconnect":
-        pass
 
 
 def _as_response(answer: Any) -> Response:

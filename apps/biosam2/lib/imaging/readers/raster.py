@@ -40,13 +40,18 @@ def read_raster(path: Path) -> RawImage:
         pages = getattr(picture, "n_frames", 1)
         if pages > 1 and path.suffix.lower() in TIFF:
             raise Unprocessable(f"image '{path.name}' has {pages} pages; only single pictures can be read")
-        if picture.mode in GREY or picture.mode.startswith("I;16"):
-            pixels = np.asarray(picture)
-        elif picture.mode in ("1", "LA"):
-            pixels = np.asarray(picture.convert("L"))
-        else:
-            pixels = np.asarray(picture.convert("RGB"))
+        pixels = pixels_of(picture)
+    return RawImage(voxels=pixels[:, :, np.newaxis], affine=LPS_FLIP.copy(), slice_axis=2)
+
+
+def pixels_of(picture: Image.Image) -> np.ndarray:
+    """The pixels of an open picture, (W, H) or (W, H, 3): see `read_raster`."""
+    if picture.mode in GREY or picture.mode.startswith("I;16"):
+        pixels = np.asarray(picture)
+    elif picture.mode in ("1", "LA"):
+        pixels = np.asarray(picture.convert("L"))
+    else:
+        pixels = np.asarray(picture.convert("RGB"))
     if not pixels.dtype.isnative:
         pixels = pixels.astype(pixels.dtype.newbyteorder("="))
-    voxels = pixels.swapaxes(0, 1)[:, :, np.newaxis]
-    return RawImage(voxels=voxels, affine=LPS_FLIP.copy(), slice_axis=2)
+    return pixels.swapaxes(0, 1)
