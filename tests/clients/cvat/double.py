@@ -10,6 +10,7 @@ import io
 import json
 import threading
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -44,11 +45,15 @@ class Task:
 
 @dataclass
 class Asked:
-    """An annotation request in a function's queue, and what became of it."""
+    """An annotation request in a function's queue, and what became of it.
+
+    `then` makes of its result what the person's browser asks next.
+    """
 
     function: int
     category: str
     params: dict[str, Any]
+    then: Callable[[dict[str, Any]], None] | None = None
     agent: str | None = None
     result: dict[str, Any] | None = None
     error: str | None = None
@@ -86,9 +91,15 @@ class Cvat:
         self._server.should_exit = True
         self._thread.join(10)
 
-    def ask(self, function: int, params: dict[str, Any], category: str = "interactive") -> Asked:
+    def ask(
+        self,
+        function: int,
+        params: dict[str, Any],
+        category: str = "interactive",
+        then: Callable[[dict[str, Any]], None] | None = None,
+    ) -> Asked:
         """As a person does in the browser: puts a request into a function's queue."""
-        asked = Asked(function, category, params)
+        asked = Asked(function, category, params, then)
         self.requests.append(asked)
         return asked
 
@@ -198,7 +209,10 @@ class Cvat:
 
         @app.post(f"{queue}/{{key}}/complete")
         async def complete(function: int, key: int, request: Request) -> dict[str, Any]:
-            self.requests[key].result = await self._of_its_agent(key, request)
+            asked = self.requests[key]
+            asked.result = await self._of_its_agent(key, request)
+            if asked.then:
+                asked.then(asked.result)
             return {}
 
         @app.post(f"{queue}/{{key}}/fail")

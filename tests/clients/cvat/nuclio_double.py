@@ -45,12 +45,12 @@ class Function:
     def call(self, body: bytes, content_type: str) -> dict[str, Any]:
         """What nuclio makes of the handler's answer: `status_code`, `body`, `content_type`."""
         sent = {
-            **{"body": body.decode(), "content_type": content_type, "trigger": {"kind": "http", "name": "http"}},
+            **{"body": body, "content_type": content_type, "trigger": {"kind": "http", "name": "http"}},
             **{"fields": {}, "headers": {}, "id": "1", "method": "POST", "path": "/", "size": len(body)},
             **{"timestamp": 0, "url": "", "shard_id": 0, "num_shards": 1, "type": "", "type_version": ""},
             "version": "",
         }
-        event = nuclio_sdk.Event.deserialize(json.dumps(sent), kind=nuclio_sdk.EventDeserializerKinds.json)
+        event = nuclio_sdk.Event.deserialize(sent, kind=nuclio_sdk.EventDeserializerKinds.msgpack)
         answer = self._handler(self._context, event)
         return nuclio_sdk.Response.from_entrypoint_output(Encoder().encode, answer)
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from skimage.measure import approximate_polygon, find_contours
 
 from biosam2_cvat import coordinates, runs
 from biosam2_cvat.coordinates import Size
@@ -74,6 +73,8 @@ def polygons(mask: Mask, tolerance: float = TOLERANCE) -> list[list[float]]:
         How far, in pixels, a polygon may be from the outline, so that it has fewer corners; 0 keeps all of
         them: then the pixels whose centres it holds are those of the mask, and its holes.
     """
+    from skimage.measure import approximate_polygon, find_contours  # takes a second, and masks need it not
+
     box = runs.box_of(mask)
     if box is None:
         return []
