@@ -31,16 +31,8 @@ def mask(request) -> np.ndarray:
 
 
 def test_the_centre_of_a_pixel_is_half_a_pixel_further_in_cvat():
-    assert coordinates.points([[0.5, 0.5], [10.25, 3]], SIZE) == [[0, 0], [9.75, 2.5]]
+    assert coordinates.points([[0.5, 0.5], [10.25, 3]]) == [[0, 0], [9.75, 2.5]]
     assert coordinates.to_cvat([(0, 0), (9.75, 2.5)]) == [0.5, 0.5, 10.25, 3]
-
-
-def test_a_click_on_the_outermost_rim_means_the_pixel_beside_it():
-    assert coordinates.points([[0, 0.1], [61, 47]], SIZE) == [[0, 0], [60, 46]]
-
-
-def test_a_click_outside_stays_outside():
-    assert coordinates.points([[-3, 12], [75, 50]], SIZE) == [[-3.5, 11.5], [74.5, 49.5]]
 
 
 def test_a_box_is_the_same_whichever_corners_are_drawn():
@@ -136,10 +128,10 @@ def test_a_shape_that_cannot_be_tracked_is_refused_with_a_sentence(kind, points,
 
 @pytest.mark.parametrize("box", [None, []])
 def test_clicks_alone_and_a_box_alone_are_enough_but_nothing_is_not(box):
-    assert read_prompts([[1, 2]], None, box, SIZE)["box"] is None
-    assert read_prompts([], [], [[1, 1], [9, 9]], SIZE)["foreground"] == []
+    assert read_prompts([[1, 2]], None, box)["box"] is None
+    assert read_prompts([], [], [[1, 1], [9, 9]])["foreground"] == []
     with pytest.raises(BadRequest, match="neither a click on the object nor a box"):
-        read_prompts([], [[3, 3]], box, SIZE)
+        read_prompts([], [[3, 3]], box)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "CMYK", "I;16"])

@@ -43,7 +43,7 @@ class Interaction:
         pp_image: Picture,
         prompts: cvataa.InteractionPrompts,
     ) -> list[cvataa.InteractionResultShape]:
-        asked = read_prompts(prompts.pos_points, prompts.neg_points, prompts.bounding_box, pp_image.size)
+        asked = read_prompts(prompts.pos_points, prompts.neg_points, prompts.bounding_box)
         answer = self._server.mask(pp_image, asked)
         if not answer.mask.any():
             return []

@@ -37,24 +37,8 @@ def numbers(values: Any, what: str) -> NDArray[np.float64]:
     return array
 
 
-def _inside(xy: NDArray[np.float64], size: Size) -> NDArray[np.float64]:
-    """Pixel indices of places in CVAT; on the picture's rim, where no pixel's centre is, the pixel beside it.
-
-    What is outside the picture stays outside: the server says so.
-    """
-    indices = xy - CENTRE
-    last = np.asarray(size) - 1
-    on_rim = (indices >= -CENTRE) & (indices <= last + CENTRE)
-    return np.where(on_rim, np.clip(indices, 0, last), indices)
-
-
-def points(values: Any, size: Size, what: str = "points") -> list[list[float]]:
-    """CVAT's points to the server's.
-
-    Parameters
-    ----------
-    values : sequence of (x, y)
-    size : (W, H) of the picture
+def points(values: Any, what: str = "points") -> list[list[float]]:
+    """CVAT's points, each (x, y), to the server's.
 
     Raises
     ------
@@ -65,7 +49,7 @@ def points(values: Any, size: Size, what: str = "points") -> list[list[float]]:
         return []
     if array.ndim != 2 or array.shape[1] != 2:
         raise BadRequest(f"{what} is not a list of x and y.")
-    return _inside(array, size).tolist()
+    return (array - CENTRE).tolist()
 
 
 def box(values: Any, what: str = "box") -> list[float]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from biosam2_cvat import coordinates
-from biosam2_cvat.coordinates import Size
 from biosam2_cvat.errors import BadRequest
 
 
-def read_prompts(positive: Any, negative: Any, box: Any, size: Size) -> dict[str, Any]:
-    """Prompts on a picture of `size` (W, H).
+def read_prompts(positive: Any, negative: Any, box: Any) -> dict[str, Any]:
+    """Prompts on a picture.
 
     Parameters
     ----------
@@ -25,8 +24,8 @@ def read_prompts(positive: Any, negative: Any, box: Any, size: Size) -> dict[str
     """
     has_box = box is not None and coordinates.numbers(box, "obj_bbox").size > 0
     asked = {
-        "foreground": coordinates.points(positive or [], size, "pos_points"),
-        "background": coordinates.points(negative or [], size, "neg_points"),
+        "foreground": coordinates.points(positive or [], "pos_points"),
+        "background": coordinates.points(negative or [], "neg_points"),
         "box": coordinates.box(box, "obj_bbox") if has_box else None,
     }
     if not asked["foreground"] and not has_box:

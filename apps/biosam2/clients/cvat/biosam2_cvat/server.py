@@ -20,6 +20,7 @@ DEFAULT_ADDRESS = "http://localhost:8000"
 DEFAULT_TIMEOUT = 110.0  # s for an answer: CVAT itself waits 120 s for a function
 CONNECT_SECONDS = 10.0
 NOT_FOUND, UNAUTHORISED, LONGEST_SENTENCE = 404, 401, 500
+NO_SUCH_PATH = "Not Found"  # what a server says that has not this route at all
 
 
 @dataclass(frozen=True)
@@ -178,8 +179,8 @@ def _error(status: int, content: Any, where: str) -> BioSAM2Error:
     sentence = detail[:LONGEST_SENTENCE] if isinstance(detail, str) and detail else None
     if status == UNAUTHORISED:
         return BioSAM2Error(f"{where} does not accept the token in {TOKEN}.", status)
-    if status == NOT_FOUND:
-        return Expired(sentence or f"{where} does not have what was asked for.")
-    if sentence:
+    if status == NOT_FOUND and sentence and sentence != NO_SUCH_PATH:
+        return Expired(sentence)
+    if sentence and status != NOT_FOUND:
         return BioSAM2Error(sentence, status)
-    return BioSAM2Error(f"{where} answered with status {status}, which BioSAM-2 does not.", 502)
+    return BioSAM2Error(f"{where} answered with status {status}, as no BioSAM-2 server of this version does.", 502)

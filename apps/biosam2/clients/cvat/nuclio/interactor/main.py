@@ -28,7 +28,7 @@ def interact(server: Server, request: Mapping[str, Any], tolerance: float) -> di
     """
     picture = Picture.from_base64(request.get("image"))
     clicks = request.get("pos_points"), request.get("neg_points")
-    mask = server.mask(picture, read_prompts(*clicks, request.get("obj_bbox"), picture.size)).mask
+    mask = server.mask(picture, read_prompts(*clicks, request.get("obj_bbox"))).mask
     outline = next(iter(shapes.polygons(mask, tolerance)), [])
     corners = [outline[at : at + 2] for at in range(0, len(outline), 2)]
     return {"mask": mask.astype(int).tolist(), "points": corners}
