@@ -29,14 +29,17 @@ from lib.imaging.seg.write import Algorithm
 from lib.infers.auto_task import AutoTask
 from lib.infers.picture_task import PictureTask
 from lib.infers.slice_task import SliceTask
+from lib.infers.track_task import TrackTask
 from lib.infers.uploads import is_upload
 from lib.infers.volume_task import VolumeTask
 from lib.sam.checkpoints import resolve
 from lib.sam.model import ModelSlot
+from lib.sam.stream import Stream
 from lib.server.datastore import folder
 from lib.server.install import install
 from lib.settings import Settings
 from lib.streams.pictures import Pictures
+from lib.streams.tracks import Tracks
 from lib.trainers.finetune.progress import is_training
 from lib.trainers.finetune.task import FinetuneTask
 from lib.trainers.finetune.training import RUNS
@@ -72,7 +75,12 @@ class BioSAM2App(MONAILabelApp):
             sys.tracebacklimit = 0
             raise UserError(str(error)) from None
         self.bank = LabelBank(self.datastore, self.versions.folder / "bank")
-        self.pictures = self._pictures()
+        # of what clients send picture by picture
+        stream_bytes, minutes = chosen.stream_gb * 1e9, chosen.stream_minutes
+        pictures = Pictures(int(PICTURES_SHARE * stream_bytes), minutes)
+        tracks: Tracks[Stream] = Tracks(int((1 - PICTURES_SHARE) * stream_bytes), minutes)
+        self.pictures = PictureTask(self.slot, chosen, pictures)
+        self.tracks = TrackTask(self.slot, chosen, pictures, tracks)
         claims = self.versions.folder.parent / file_name(studies)
         self.next_case = NextCase(self.datastore, claims, chosen.claim_minutes)
         logger.info("serving %s on %s", self.slot.get().checkpoint, self.slot.device)
@@ -109,11 +117,6 @@ class BioSAM2App(MONAILabelApp):
             "biosam2_auto": lambda: AutoTask(self.slot, self.biosam2, self.bank),
         }
         return {name: tasks[name]() for name in self.biosam2.models}
-
-    def _pictures(self) -> PictureTask:
-        chosen = self.biosam2
-        pictures = Pictures(int(chosen.stream_gb * 1e9 * PICTURES_SHARE), chosen.stream_minutes)
-        return PictureTask(self.slot, chosen, pictures)
 
     def init_trainers(self) -> dict[str, TrainTask]:
         chosen = self.biosam2

@@ -11,8 +11,6 @@ import time
 import numpy as np
 import pytest
 import requests
-from monailabel.config import settings
-from monailabel.endpoints.user import auth
 from PIL import Image
 
 from lib.imaging import runs
@@ -208,11 +206,3 @@ def test_the_work_of_a_client_that_has_gone_is_cancelled(address, picture, queue
         requests.post(url, json={"foreground": [[1, 2]]}, timeout=1)
     (work,) = queue.unfinished()
     assert until(lambda: work.is_cancelled)
-
-
-@pytest.mark.parametrize("path", ["", "/x/mask"])
-def test_who_may_not_is_turned_away(address, monkeypatch, path):
-    monkeypatch.setattr(settings, "MONAI_LABEL_AUTH_ENABLE", True)
-    monkeypatch.setattr(auth, "get_public_key", lambda _: "")
-    answer = requests.post(f"{address}/biosam2/pictures{path}", files={"image": b"x"}, timeout=SECONDS)
-    assert answer.status_code in (401, 403)

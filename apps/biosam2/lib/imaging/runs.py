@@ -13,6 +13,7 @@ from lib.errors import UserError
 Mask = npt.NDArray[np.bool_]
 
 KEYS = ("size", "bbox", "counts")
+LARGEST = 1 << 31  # pixels of a run; no sum of such overflows
 
 
 def encode(mask: Mask) -> dict[str, list[int]]:
@@ -87,16 +88,12 @@ def decode(value: Any, size: tuple[int, int], field: str = "mask") -> Mask:
 
 
 def _whole(value: Any, field: str, length: int | None = None) -> npt.NDArray[np.int64]:
-    """A list of whole numbers from 0 to 2^53, so many if that is given."""
-    found: npt.NDArray[Any] | None = None
-    if isinstance(value, list | tuple):
-        try:
-            found = np.asarray(value) if value else np.zeros(0, np.int64)
-        except (ValueError, OverflowError):  # lists of different lengths in the list; no number of this size
-            pass
-    right = found is not None and found.ndim == 1 and found.dtype.kind in "iu"
-    if found is None or not right or (found.size and not 0 <= found.min() <= found.max() <= 1 << 53):
+    """A list of whole numbers from 0 to `LARGEST`, so many if that is given."""
+    # Python's own numbers one by one: numpy makes floats of those that are too large
+    right = isinstance(value, list | tuple) and all(type(n) is int and 0 <= n <= LARGEST for n in value)
+    if not right:
         raise UserError(f"{field} must be a list of whole numbers from 0, not {str(value)[:80]}.")
+    found = np.array(value, np.int64)
     if length is not None and len(found) != length:
         raise UserError(f"{field} must be {length} numbers, not {len(found)}.")
-    return found.astype(np.int64)
+    return found

@@ -126,6 +126,18 @@ class Tracker(Remembering):
             self.known[index] = prior.Known.of(mask)
         return mask, score
 
+    def resume(self, index: int, mask: np.ndarray) -> None:
+        """Go on behind a slice whose mask, bool (A, B), was found in another way (after `start`)."""
+        self.previous = index, mask
+        corners = zoom.extent(mask)
+        if corners is None:
+            return
+        view = self.view
+        if not view.contains(*corners):
+            known = zoom.union(corners, *(zoom.extent(prompted) for prompted in self.prompted.values()))
+            view = zoom.around(*(known or corners), self.shape, self.model.size, least=float(view.side))
+        self._move(view, index)
+
     def _prompted(self, index: int, mask: np.ndarray) -> None:
         self.prompted[index] = mask
         self.known[index] = prior.Known.of(mask)

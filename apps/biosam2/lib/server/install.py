@@ -16,6 +16,7 @@ from lib.server import (
     progress,
     status,
     threads,
+    tracks,
     train,
     versions,
 )
@@ -31,6 +32,7 @@ def install(app: FastAPI) -> None:
         *batch.router.routes,
         *progress.router.routes,
         *pictures.router.routes,
+        *tracks.router.routes,
         *ohif.router.routes,
         *activelearning.router.routes,
         *train.router.routes,
