@@ -1,7 +1,7 @@
-"""A CVAT server double: the endpoints that `cvat-sdk` and `cvat-cli` 2.80 call for functions and their agents.
+"""A double of CVAT: the endpoints that `cvat-sdk` and `cvat-cli` 2.80 call for functions and their agents.
 
-What it answers is read by the SDK's own models, and what it gets is read by them again in the tests: of a CVAT
-it has the task, its frames and labels, functions and their queue, and no more.
+What it answers is read by the SDK's own models, which refuse what a CVAT would not say. It has tasks with
+their frames and labels, functions and their queues, and no more.
 """
 
 from __future__ import annotations
@@ -128,11 +128,23 @@ class Cvat:
             summary = {"url": f"{self.address}/api/labels?task_id={number}"}
             jobs = {"count": 1, "completed": 0, "validation": 0, "url": f"{self.address}/api/jobs"}
             return {
-                **{"id": number, "name": f"task {number}", "jobs": jobs, "labels": summary},
-                **{"url": f"{self.address}/api/tasks/{number}", "size": len(found.frames), "mode": "annotation"},
-                **{"created_date": CREATED, "updated_date": CREATED, "dimension": "2d", "status": "annotation"},
-                **{"data_chunk_size": CHUNK, "data_original_chunk_type": "imageset", "organization": None},
-                **{"data_compressed_chunk_type": "imageset", "project_id": None, "data": number},
+                "id": number,
+                "name": f"task {number}",
+                "jobs": jobs,
+                "labels": summary,
+                "url": f"{self.address}/api/tasks/{number}",
+                "size": len(found.frames),
+                "mode": "annotation",
+                "created_date": CREATED,
+                "updated_date": CREATED,
+                "dimension": "2d",
+                "status": "annotation",
+                "data_chunk_size": CHUNK,
+                "data_original_chunk_type": "imageset",
+                "organization": None,
+                "data_compressed_chunk_type": "imageset",
+                "project_id": None,
+                "data": number,
             }
 
         @app.get("/api/labels")
@@ -140,8 +152,15 @@ class Cvat:
             names = _get(self.tasks, task_id).labels
             results = [
                 {
-                    **{"id": key, "name": name, "color": "#c06060", "attributes": [], "type": "any"},
-                    **{"sublabels": [], "task_id": task_id, "parent_id": None, "has_parent": False},
+                    "id": key,
+                    "name": name,
+                    "color": "#c06060",
+                    "attributes": [],
+                    "type": "any",
+                    "sublabels": [],
+                    "task_id": task_id,
+                    "parent_id": None,
+                    "has_parent": False,
                 }
                 for name, key in names.items()
             ]
@@ -156,9 +175,17 @@ class Cvat:
                 for at in range(len(found.frames))
             ]
             return {
-                **{"chunk_size": CHUNK, "size": len(frames), "image_quality": 70, "frames": frames},
-                **{"start_frame": 0, "stop_frame": len(frames) - 1, "frame_filter": "", "deleted_frames": []},
-                **{"chunks_updated_date": CREATED, "included_frames": None, "chapters": None},
+                "chunk_size": CHUNK,
+                "size": len(frames),
+                "image_quality": 70,
+                "frames": frames,
+                "start_frame": 0,
+                "stop_frame": len(frames) - 1,
+                "frame_filter": "",
+                "deleted_frames": [],
+                "chunks_updated_date": CREATED,
+                "included_frames": None,
+                "chapters": None,
             }
 
         @app.get("/api/tasks/{number}/data")

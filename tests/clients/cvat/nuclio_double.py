@@ -45,9 +45,21 @@ class Function:
     def call(self, body: bytes, content_type: str) -> dict[str, Any]:
         """What nuclio makes of the handler's answer: `status_code`, `body`, `content_type`."""
         sent = {
-            **{"body": body, "content_type": content_type, "trigger": {"kind": "http", "name": "http"}},
-            **{"fields": {}, "headers": {}, "id": "1", "method": "POST", "path": "/", "size": len(body)},
-            **{"timestamp": 0, "url": "", "shard_id": 0, "num_shards": 1, "type": "", "type_version": ""},
+            "body": body,
+            "content_type": content_type,
+            "trigger": {"kind": "http", "name": "http"},
+            "fields": {},
+            "headers": {},
+            "id": "1",
+            "method": "POST",
+            "path": "/",
+            "size": len(body),
+            "timestamp": 0,
+            "url": "",
+            "shard_id": 0,
+            "num_shards": 1,
+            "type": "",
+            "type_version": "",
             "version": "",
         }
         event = nuclio_sdk.Event.deserialize(sent, kind=nuclio_sdk.EventDeserializerKinds.msgpack)

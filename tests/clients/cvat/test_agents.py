@@ -1,4 +1,4 @@
-"""CVAT's agents: the real `cvat-cli` 2.80 with our functions, a double of CVAT before it, the real server behind."""
+"""CVAT's agents: the real `cvat-cli` 2.80 with our functions, between a double of CVAT and our server."""
 
 from __future__ import annotations
 
@@ -30,7 +30,12 @@ class Cli:
 
     def __init__(self, cvat: Cvat, server: str, home: Path) -> None:
         self.cvat, self._server = cvat, server
-        self._environment = {**os.environ, "CVAT_ACCESS_TOKEN": TOKEN, "HOME": str(home), "BIOSAM2_SERVER": ""}
+        self._environment = {
+            **os.environ,
+            "CVAT_ACCESS_TOKEN": TOKEN,
+            "HOME": str(home),
+            "BIOSAM2_SERVER": "",
+        }
 
     def run(self, *words: str, kind: str) -> subprocess.CompletedProcess[str]:
         program = [sys.executable, "-m", "cvat_cli", "--server-host", self.cvat.address]
@@ -93,7 +98,9 @@ def interactions(cli: Cli, movie: Movie) -> dict[str, Asked]:
     nothing: dict[str, Any] = {"pos_points": [], "neg_points": [], "obj_bbox": []}
 
     def ask(frame: int, **prompts: Any) -> Asked:
-        return cli.cvat.ask(function, {"type": "interact", "task": TASK, "frame": frame, **nothing, **prompts})
+        return cli.cvat.ask(
+            function, {"type": "interact", "task": TASK, "frame": frame, **nothing, **prompts}
+        )
 
     last = len(movie.frames)
     asked = {
@@ -149,7 +156,7 @@ def test_a_frame_that_cannot_be_read_is_said_and_the_agent_goes_on(interactions)
 
 @pytest.fixture(scope="module")
 def tracking(cli: Cli, movie: Movie) -> dict[str, list[Asked]]:
-    """Three shapes begun on the first frame and followed over the others, then an empty frame and one back."""
+    """Three shapes begun on the first frame and followed over the others, an empty one among them."""
     function = cli.create("tracking")
     begun = [
         {"type": "rectangle", "points": shapes.rectangle(movie.right[0])},
@@ -202,7 +209,9 @@ def test_a_state_that_the_server_no_longer_has_is_said(biosam2, movie):
     function = FunctionLoader(None, agent_file("tracking"), {"server": biosam2}).load()
     size, picture = movie.size[::-1], PIL.Image.fromarray(np.zeros(movie.size[::-1], np.uint8))
     state = function.init_tracking_state(
-        None, function.preprocess_image(None, picture), cvataa.TrackableShape(type="rectangle", points=[9, 9, 40, 40])
+        None,
+        function.preprocess_image(None, picture),
+        cvataa.TrackableShape(type="rectangle", points=[9, 9, 40, 40]),
     )
     assert picture.size == size[::-1]
     requests.delete(f"{biosam2}/biosam2/tracks/{state}", timeout=30).raise_for_status()
@@ -221,7 +230,9 @@ def test_an_agent_finds_what_was_labelled_on_a_whole_task_and_on_a_frame(cli, mo
     whole = cli.cvat.ask(
         function, {**shared, "type": "annotate_task", "conv_mask_to_poly": False}, category="batch"
     )
-    frame = cli.cvat.ask(function, {**shared, "type": "annotate_frame", "frame": 1, "conv_mask_to_poly": True})
+    frame = cli.cvat.ask(
+        function, {**shared, "type": "annotate_frame", "frame": 1, "conv_mask_to_poly": True}
+    )
     cli.run_agent(function, "detection")
     found = done(whole)["annotations"]["shapes"]
     assert [(one["frame"], one["type"], one["label_id"]) for one in found] == [

@@ -1,4 +1,4 @@
-"""The nuclio functions under the real `nuclio-sdk`, asked as CVAT asks them, with the real server behind them."""
+"""The nuclio functions under the real `nuclio-sdk`, asked as CVAT asks them, with the real server behind."""
 
 from __future__ import annotations
 
@@ -70,7 +70,9 @@ def test_cvat_finds_the_three_functions_and_what_they_can_do(nuclio):
 
 
 def test_a_click_gives_cvat_the_mask_that_the_model_made(nuclio, biosam2, movie):
-    answer = call(nuclio, "interactor", movie.frames[0], pos_points=[[45.5, 62.5]], neg_points=[], obj_bbox=None)
+    answer = call(
+        nuclio, "interactor", movie.frames[0], pos_points=[[45.5, 62.5]], neg_points=[], obj_bbox=None
+    )
     mask = np.array(answer.json()["mask"])
     assert mask.shape == (120, 160) and set(np.unique(mask)) == {0, 1}
     assert np.array_equal(mask == 1, model_mask(biosam2, movie.frames[0], foreground=[[45, 62]]))
@@ -195,7 +197,9 @@ def test_nothing_to_follow_is_no_error(nuclio, movie, payload):
 
 
 def test_an_expired_state_is_said_and_the_others_have_not_moved_on(nuclio, biosam2, movie):
-    states = begin(nuclio, movie.frames[0], *(shapes.shape("mask", one[0]) for one in (movie.left, movie.right)))
+    states = begin(
+        nuclio, movie.frames[0], *(shapes.shape("mask", one[0]) for one in (movie.left, movie.right))
+    )
     requests.delete(f"{biosam2}/biosam2/tracks/{states[1]['track']}", timeout=30).raise_for_status()
     answer = call(nuclio, "tracker", movie.frames[1], shapes=[None, None], states=states)
     assert answer.status_code == 410

@@ -160,7 +160,10 @@ def test_what_cvats_side_installs_needs_nothing_of_the_server():
     found = (
         "import sys; sys.path.insert(0, sys.argv[1]); import biosam2_cvat.tracking, biosam2_cvat.gateway;"
         "import nuclio.detector.main, nuclio.interactor.main, nuclio.tracker.main;"
-        "print(sorted({name.split('.')[0] for name in sys.modules} & {'lib', 'torch', 'monai', 'sam2', 'fastapi'}))"
+        "loaded = {name.split('.')[0] for name in sys.modules};"
+        "print(sorted(loaded & {'lib', 'torch', 'monai', 'sam2', 'fastapi'}))"
     )
-    ran = subprocess.run([sys.executable, "-I", "-c", found, CLIENT], check=True, capture_output=True, text=True)
+    ran = subprocess.run(
+        [sys.executable, "-I", "-c", found, CLIENT], check=True, capture_output=True, text=True
+    )
     assert ran.stdout.strip() == "[]"

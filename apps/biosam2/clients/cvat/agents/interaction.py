@@ -28,9 +28,7 @@ class Interaction:
         self._server = server
 
     @said_by_cvat
-    def preprocess_image(
-        self, context: cvataa.InteractionFunctionContext, image: PIL.Image.Image
-    ) -> Picture:
+    def preprocess_image(self, context: cvataa.InteractionFunctionContext, image: PIL.Image.Image) -> Picture:
         """Sends the picture; the agent keeps what this returns for later clicks on it."""
         picture = Picture.from_image(image)
         self._server.send(picture)

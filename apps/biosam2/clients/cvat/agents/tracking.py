@@ -1,4 +1,4 @@
-"""CVAT's tracking function for `cvat-cli function run-agent`: the server keeps what it remembers of an object."""
+"""CVAT's tracking function for `cvat-cli function run-agent`: the server keeps the memory."""
 
 from __future__ import annotations
 

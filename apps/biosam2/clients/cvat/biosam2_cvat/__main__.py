@@ -1,4 +1,4 @@
-"""`python -m biosam2_cvat`: prints the `spec` of the detector's function.yaml, the structures the server has learned."""
+"""`python -m biosam2_cvat`: prints the structures that are learned, for the detector's function.yaml."""
 
 from __future__ import annotations
 

@@ -28,8 +28,8 @@ def prepare(context: Any) -> None:
 def reply(context: Any, event: Any, work: Work) -> Any:
     """Do the work that an event asks for.
 
-    CVAT shows of an error the status and its words ("503 Server Error: Service Unavailable") and leaves out the
-    body; the sentence is in the body all the same, and in the function's log, where an operator looks.
+    CVAT shows of an error the status and its words ("503 Server Error: Service Unavailable") and leaves out
+    the body; the sentence is in the body all the same, and in the function's log, where an operator looks.
 
     Parameters
     ----------

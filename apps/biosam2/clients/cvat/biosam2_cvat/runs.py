@@ -78,5 +78,7 @@ def decode(answer: Mapping[str, Any]) -> Mask:
         inside = mask[y0 : y0 + box_height, x0 : x0 + box_width]
         inside[...] = decode_runs(answer["counts"], box_width * box_height).reshape(box_height, box_width)
     except (KeyError, TypeError, ValueError, BadRequest) as error:
-        raise BioSAM2Error(f"the BioSAM-2 server's answer holds no mask that can be read: {error}", 502) from None
+        raise BioSAM2Error(
+            f"the BioSAM-2 server's answer holds no mask that can be read: {error}", 502
+        ) from None
     return mask

@@ -88,7 +88,9 @@ class Server:
         except ValueError:
             raise BadRequest(f'{TIMEOUT} "{given}" is not a number of seconds.') from None
         return cls(
-            address or os.environ.get(ADDRESS) or DEFAULT_ADDRESS, token or os.environ.get(TOKEN) or "", seconds
+            address or os.environ.get(ADDRESS) or DEFAULT_ADDRESS,
+            token or os.environ.get(TOKEN) or "",
+            seconds,
         )
 
     def send(self, picture: Picture) -> None:
@@ -183,4 +185,6 @@ def _error(status: int, content: Any, where: str) -> BioSAM2Error:
         return Expired(sentence)
     if sentence and status != NOT_FOUND:
         return BioSAM2Error(sentence, status)
-    return BioSAM2Error(f"{where} answered with status {status}, as no BioSAM-2 server of this version does.", 502)
+    return BioSAM2Error(
+        f"{where} answered with status {status}, as no BioSAM-2 server of this version does.", 502
+    )

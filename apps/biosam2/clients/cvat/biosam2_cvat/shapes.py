@@ -148,4 +148,6 @@ def tracked_object(kind: str, points: Any, size: Size) -> dict[str, Any]:
 
 def check_kind(kind: Any) -> None:
     if kind not in TRACKED:
-        raise BadRequest(f'shape of type "{str(kind)[:40]}" cannot be tracked: only {", ".join(TRACKED)} can.')
+        raise BadRequest(
+            f'shape of type "{str(kind)[:40]}" cannot be tracked: only {", ".join(TRACKED)} can.'
+        )

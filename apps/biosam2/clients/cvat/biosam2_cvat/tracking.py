@@ -1,4 +1,4 @@
-"""CVAT's tracking requests: shapes and states in, shapes and states out, one per object and in the same order.
+"""CVAT's tracking requests: shapes and states in, shapes and states out, one per object, same order.
 
 A state is what CVAT gives back at the next picture, JSON that it signs and keeps: the server's name for the
 object's memory, and the kind of shape it was begun with.
@@ -27,12 +27,12 @@ def follow(
     """One request to a tracker.
 
     An object with a state is looked for on the picture, one without is begun with its shape. Shapes come as
-    `{"type", "points"}`, or, from an older CVAT, as the points of rectangles; they are answered alike. Beside a
-    state CVAT sends None or, when older, the last shape: the state alone counts.
+    `{"type", "points"}`, or, from an older CVAT, as the points of rectangles; they are answered alike. Beside
+    a state CVAT sends None or, when older, the last shape: the state alone counts.
 
-    An object that is lost becomes None, and may be found again later by the same state. CVAT's rectangle tool
-    cannot read a None, and then loses the other objects of that picture, too: so a lost *rectangle* stays where
-    it was last seen (`lost="keep"`).
+    An object that is lost becomes None, and may be found again later by the same state. CVAT's rectangle
+    tool cannot read a None, and then loses the other objects of that picture, too: so a lost *rectangle*
+    stays where it was last seen (`lost="keep"`).
 
     Parameters
     ----------

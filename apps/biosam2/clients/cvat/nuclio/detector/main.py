@@ -34,7 +34,7 @@ def handler(context: Any, event: Any) -> Any:
 def detect(
     server: Server, request: Mapping[str, Any], labels: Sequence[str], kind: str, tolerance: float
 ) -> list[dict[str, Any]]:
-    """What was found, as masks or, a polygon for each piece, as polygons; nothing for structures that are not there.
+    """What was found, as masks or, one for each piece, as polygons; nothing of structures that are not there.
 
     A mask comes with the outline of its largest piece, which CVAT takes where the person wants polygons.
     """
