@@ -75,11 +75,12 @@ class BioSAM2App(MONAILabelApp):
             sys.tracebacklimit = 0
             raise UserError(str(error)) from None
         self.bank = LabelBank(self.datastore, self.versions.folder / "bank")
+        self.auto = AutoTask(self.slot, chosen, self.bank)
         # of what clients send picture by picture
         stream_bytes, minutes = chosen.stream_gb * 1e9, chosen.stream_minutes
         pictures = Pictures(int(PICTURES_SHARE * stream_bytes), minutes)
         tracks: Tracks[Stream] = Tracks(int((1 - PICTURES_SHARE) * stream_bytes), minutes)
-        self.pictures = PictureTask(self.slot, chosen, pictures)
+        self.pictures = PictureTask(self.auto, pictures)
         self.tracks = TrackTask(self.slot, chosen, pictures, tracks)
         claims = self.versions.folder.parent / file_name(studies)
         self.next_case = NextCase(self.datastore, claims, chosen.claim_minutes)
@@ -114,7 +115,7 @@ class BioSAM2App(MONAILabelApp):
         tasks: dict[str, Callable[[], InferTask]] = {
             "biosam2_2d": lambda: SliceTask(self.slot, self.biosam2),
             "biosam2_3d": lambda: VolumeTask(self.slot, self.biosam2),
-            "biosam2_auto": lambda: AutoTask(self.slot, self.biosam2, self.bank),
+            "biosam2_auto": lambda: self.auto,
         }
         return {name: tasks[name]() for name in self.biosam2.models}
 

@@ -151,6 +151,27 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
+def labelled(instance: BioSAM2App, tmp_path: Path) -> Iterator[Callable[[int], None]]:
+    """Submit a label of image `scan`: a box of so many voxels a side."""
+    datastore = instance.datastore()
+
+    def label(side: int) -> None:
+        volume = nib.load(datastore.get_image_uri("scan"))
+        voxels = np.zeros(volume.shape, np.uint8)
+        voxels[4 : 4 + side, 4 : 4 + side] = 3
+        nib.save(nib.Nifti1Image(voxels, np.diag([0.9, 0.8, 3.0, 1.0])), tmp_path / "label.nii.gz")
+        info = {"label_info": [{"name": "tumour", "idx": 3}]}
+        datastore.save_label("scan", str(tmp_path / "label.nii.gz"), "final", info)
+
+    label(10)
+    yield label
+    for image, tag in (("scan", "final"), ("other", "original"), ("scan", "original"), ("other", "auto")):
+        if datastore.get_label_uri(image, tag):
+            datastore.remove_label(image, tag)
+    instance.bank.refresh()
+
+
+@pytest.fixture
 def ask(address: str) -> Iterator[Callable[..., Future[requests.Response]]]:
     """Sends a request to a model and does not wait for the answer: a future of it."""
     pool = ThreadPoolExecutor(20)

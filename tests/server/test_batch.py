@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import nibabel as nib
@@ -17,27 +16,6 @@ from lib.activelearning.scores import INFO, CaseScore
 
 AFFINE = np.diag([0.9, 0.8, 3.0, 1.0])
 IMAGE = "other"  # the one without a label
-
-
-@pytest.fixture
-def labelled(instance: BioSAM2App, tmp_path: Path) -> Iterator[Callable[[int], None]]:
-    """Submit a label of image `scan`: a box of so many voxels a side."""
-    datastore = instance.datastore()
-
-    def label(side: int) -> None:
-        volume = nib.load(datastore.get_image_uri("scan"))
-        voxels = np.zeros(volume.shape, np.uint8)
-        voxels[4 : 4 + side, 4 : 4 + side] = 3
-        nib.save(nib.Nifti1Image(voxels, AFFINE), tmp_path / "label.nii.gz")
-        info = {"label_info": [{"name": "tumour", "idx": 3}]}
-        datastore.save_label("scan", str(tmp_path / "label.nii.gz"), "final", info)
-
-    label(10)
-    yield label
-    for image, tag in (("scan", "final"), (IMAGE, "original"), ("scan", "original"), (IMAGE, "auto")):
-        if datastore.get_label_uri(image, tag):
-            datastore.remove_label(image, tag)
-    instance.bank.refresh()
 
 
 def batch(address: str, *, expect: int = 200, images: str = "unlabeled", **params) -> dict:

@@ -172,6 +172,58 @@ def test_an_expired_picture_has_to_be_sent_again(instance, add, mask, monkeypatc
     assert mask(id, {"foreground": [[1, 2]]}).status_code == 200
 
 
+# --- structures ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def detect(address):
+    def send(picture: str, fields: object = None) -> requests.Response:
+        return requests.post(f"{address}/biosam2/pictures/{picture}/detect", json=fields, timeout=SECONDS)
+
+    return send
+
+
+def test_without_a_label_there_is_nothing_to_look_for(picture, detect):
+    assert "No image has a final label yet" in _detail(detect(picture), 409)
+
+
+def test_structures_are_found_by_name_and_index(picture, detect, labelled):
+    answer = detect(picture, {"labels": None, "threshold": None})
+    assert answer.status_code == 200, answer.text
+    for one in answer.json()["found"]:
+        assert set(one) == {"label", "index", "score", "mask"}
+        assert (one["label"], one["index"]) == ("tumour", 3) and 0 <= one["score"] <= 1
+        assert runs.decode(one["mask"], SIZE).any()
+    assert detect(picture).json() == answer.json() == detect(picture, {"labels": ["tumour"]}).json()
+    assert detect(picture, {"threshold": 1}).json() == {"found": []}
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"labels": ["kidney"]}, 'label "kidney" is not one of tumour'),
+        ({"labels": [None]}, 'label "None" is not one of tumour'),
+        ({"labels": "tumour"}, "labels must be a list, not 'tumour'"),
+        ({"threshold": 1.5}, "threshold must be from 0 to 1, not 1.5"),
+        ({"threshold": "high"}, "threshold must be a finite number, not 'high'"),
+        ({"label": "tumour"}, "The request has the unknown field 'label'; it has labels and threshold"),
+        (["tumour"], 'The request must be an object such as {"labels": ["liver"]}'),
+    ],
+)
+def test_what_is_wrong_with_a_search_is_said(picture, detect, labelled, fields, words):
+    assert words in _detail(detect(picture, fields), 400)
+
+
+def test_an_unknown_picture_cannot_be_searched(detect):
+    assert "has expired or never was" in _detail(detect("0" * 64), 404)
+
+
+def test_a_server_that_does_not_offer_it_says_so(instance, picture, detect, monkeypatch):
+    offered = instance.biosam2.model_copy(update={"models": ("biosam2_2d",)})
+    monkeypatch.setattr(instance.pictures, "settings", offered)
+    assert 'model "biosam2_auto" is not one of biosam2_2d.' in _detail(detect(picture), 404)
+
+
 # --- with others on the server -------------------------------------------------------------------------
 
 

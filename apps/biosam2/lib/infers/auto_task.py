@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,13 +43,9 @@ class AutoTask(ImageTask[Asked]):
     slot : ModelSlot
     settings : Settings
     bank : LabelBank
-    memories : Memories, optional
-        Of the bank's exemplars, where others ask about them as well.
     """
 
-    def __init__(
-        self, slot: ModelSlot, settings: Settings, bank: LabelBank, memories: Memories | None = None
-    ) -> None:
+    def __init__(self, slot: ModelSlot, settings: Settings, bank: LabelBank) -> None:
         super().__init__(
             slot,
             settings,
@@ -57,7 +53,7 @@ class AutoTask(ImageTask[Asked]):
             InferType.SEGMENTATION,
             "BioSAM-2: the structures of the submitted labels, found without prompts",
         )
-        self.bank, self.memories = bank, memories or Memories()
+        self.bank, self.memories = bank, Memories()
 
     def info(self) -> dict[str, Any]:
         """With the structures that the bank has now, and their indexes, as clients list them."""
@@ -89,19 +85,31 @@ class AutoTask(ImageTask[Asked]):
         UserError
             If a structure is none of the bank's.
         """
+        asked = request.get("label_prompt") or request.get("label") or []
+        return Asked(self.asked(asked if isinstance(asked, list) else [asked]), counts_structures(request))
+
+    def asked(self, labels: Sequence[Any]) -> frozenset[str]:
+        """The structures that names or indexes mean; without any, all of them.
+
+        Raises
+        ------
+        Conflict
+            See `ready`.
+        UserError
+            If one is none of the bank's.
+        """
         self.ready()
         known = self.bank.structures()
-        asked = request.get("label_prompt") or request.get("label")
-        if not asked:
-            return Asked(frozenset(known), counts_structures(request))
+        if not labels:
+            return frozenset(known)
         by_index = {index: name for name, index in known.items()}
         names = []
-        for one in asked if isinstance(asked, list) else [asked]:
+        for one in labels:
             name = by_index.get(one) if isinstance(one, int) else one
             if not isinstance(name, str) or name not in known:
                 raise UserError(f'label "{str(one)[:80]}" is not one of {", ".join(known)}.')
             names.append(name)
-        return Asked(frozenset(names), counts_structures(request))
+        return frozenset(names)
 
     def answer(
         self, model: Model, volume: Volume, window: Window, asked: Asked

@@ -68,3 +68,32 @@ async def api_mask(http: Request, picture: str, fields: Any = fields_of_body, us
     found = instance.pictures.pictures.get(picture)
     work = Work(uuid.uuid4().hex, "biosam2_2d", found.id, user.username, long=False)
     return await answer(http, work, lambda: instance.pictures.mask(found, fields))
+
+
+@router.post("/{picture}/detect", summary="Find the structures of the submitted labels on a picture")
+async def api_detect(http: Request, picture: str, fields: Any = fields_of_body, user: User = asker) -> Any:
+    """What `biosam2_auto` finds, without prompts.
+
+    Parameters
+    ----------
+    fields
+        `labels`: names of structures, all if left out; `threshold`: the least score, 0 to 1.
+
+    Returns
+    -------
+    dict
+        `found`: a list of `label`, `index`, `score` and `mask` (see `lib.imaging.runs`).
+
+    Raises
+    ------
+    NotFound
+        If the picture has expired or never was, or this server does not offer `biosam2_auto`.
+    Conflict
+        If no label has been submitted yet.
+    UserError
+        If a field is wrong, or as `lib.server.waiting.answer` does.
+    """
+    instance = await run_in_threadpool(ready_app)
+    found = instance.pictures.pictures.get(picture)
+    work = Work(uuid.uuid4().hex, "biosam2_auto", found.id, user.username, long=True)
+    return await answer(http, work, lambda: instance.pictures.detect(found, fields))
