@@ -217,6 +217,8 @@ class Cvat:
         async def create(request: Request) -> dict[str, Any]:
             given = await request.json()
             key = len(self.functions) + 1
+            for label in given.get("labels_v2", []):
+                label.setdefault("type", "any")
             self.functions[key] = {**_defaults(given["kind"]), **given, "id": key}
             return self.functions[key]
 
