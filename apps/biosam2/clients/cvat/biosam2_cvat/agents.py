@@ -10,7 +10,8 @@ import cvat_sdk.auto_annotation as cvataa
 
 from biosam2_cvat.errors import BioSAM2Error
 
-Given, Answer = ParamSpec("Given"), TypeVar("Answer")
+Given = ParamSpec("Given")
+Answer = TypeVar("Answer")
 
 
 def said_by_cvat(function: Callable[Given, Answer]) -> Callable[Given, Answer]:
