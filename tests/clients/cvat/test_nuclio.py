@@ -95,6 +95,17 @@ def test_clicks_beside_it_and_a_box_are_used_together(nuclio, biosam2, movie):
     assert np.array_equal(np.array(answer.json()["mask"]) == 1, expected)
 
 
+def test_further_clicks_on_a_picture_encode_nothing_again(nuclio, biosam2, movie):
+    frame, clicks = movie.frames[3], [[54, 62], [60, 66]]
+    for count in (1, 2):
+        here = [[x + 0.5, y + 0.5] for x, y in clicks[:count]]
+        assert call(nuclio, "interactor", frame, pos_points=here, neg_points=[]).ok
+    sent = requests.post(f"{biosam2}/biosam2/pictures", files={"image": frame}, timeout=60)
+    asked = {"foreground": clicks, "background": [[70, 80]]}
+    path = f"{biosam2}/biosam2/pictures/{sent.json()['picture']}/mask"
+    assert requests.post(path, json=asked, timeout=60).json()["cached"] is True
+
+
 def test_the_outline_that_comes_with_a_mask_is_the_mask(nuclio, movie):
     answer = call(nuclio, "interactor", movie.frames[0], pos_points=[[45, 62]], neg_points=[], obj_bbox=[])
     content = answer.json()
