@@ -1,4 +1,4 @@
-"""What all tests share: those of a folder run one after the other, and share its servers; two folders run at once."""
+"""Tests of one folder run one after the other, and share its servers; two folders run at once."""
 
 from __future__ import annotations
 

@@ -398,7 +398,7 @@ def test_going_back_after_a_move_remembers_the_prompted_slice_only(tracker, prom
 def test_the_way_back_begins_at_the_prompted_slice_and_knows_nothing_of_the_way_there(
     tracker, model, prompts, monkeypatch, draws
 ):
-    """sam2 would take the slices on the other side for the way here; published networks have learnt with that."""
+    """sam2 takes the other side for the way here; published networks have learnt with that."""
     architecture = replace(model.checkpoint.architecture, draws_prompts=draws)
     model.checkpoint = replace(model.checkpoint, architecture=architecture)
     monkeypatch.setattr(zoom, "wider_look", lambda *_: None)

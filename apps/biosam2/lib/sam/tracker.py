@@ -82,7 +82,7 @@ class Tracker(Remembering):
 
     @property
     def _draws(self) -> bool:
-        """Whether the network sees prompts drawn: ours, which is young, and needs help where SAM 2 does not."""
+        """Whether the network sees prompts drawn: ours, young, which needs help where SAM 2 does not."""
         return self.model.checkpoint.architecture.draws_prompts
 
     def start(self, check: Callable[[], None]) -> Iterator[tuple[int, np.ndarray, float]]:
@@ -160,8 +160,8 @@ class Tracker(Remembering):
     def _set_out_from(self, index: int) -> None:
         """From a prompted slice a way begins anew.
 
-        sam2 remembers what lies on the other side of it as if that were the way here, and a structure that has
-        ended there would end here at once. Published networks have learnt from videos that go both ways.
+        sam2 remembers what lies on the other side of it as if that were the way here, and a structure that
+        has ended there would end here at once. Published networks have learnt from videos that go both ways.
         """
         self.way.clear()
         self.motion = np.zeros(2)
