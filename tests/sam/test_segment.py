@@ -355,7 +355,7 @@ def test_a_view_without_any_prompt_is_our_error(model, prompts):
 def test_remembered_answers_are_bounded(model, monkeypatch):
     monkeypatch.setattr("lib.sam.model.MAX_ANSWERS", 3)
     for number in range(5):
-        model.remember((number,), torch.zeros(1), 0.0)
+        model.remember((number,), torch.zeros(1))
     assert [number for number in range(5) if model.recall((number,)) is not None] == [2, 3, 4]
 
 

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ logger = logging.getLogger(__name__)
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 TRIM_EVERY = 100_000_000  # bytes of new embeddings; 6 slices at 1024
-MAX_ANSWERS = 256  # remembered mask logits of earlier prompts; 0.26 MB each at 1024
+MAX_ANSWERS = 256  # remembered answers to earlier prompts: logits, 0.26 MB each at 1024, or masks as bits
 
 
 class Model:
@@ -61,7 +62,7 @@ class Model:
         self.encoded = 0  # pictures that had to be encoded since the model was loaded
         self._untrimmed = 0  # bytes of embeddings made since freed memory was given back
         self._positions: list[torch.Tensor] | None = None
-        self._answers: OrderedDict[tuple, tuple[torch.Tensor, float]] = OrderedDict()
+        self._answers: OrderedDict[tuple, Any] = OrderedDict()
         self._answers_lock = threading.Lock()
 
     @property
@@ -125,18 +126,18 @@ class Model:
         _, features, positions, sizes = self.network._prepare_backbone_features(out)
         return features, positions, sizes
 
-    def recall(self, key: tuple) -> tuple[torch.Tensor, float] | None:
-        """The mask logits and the score that were remembered under a key."""
+    def recall(self, key: tuple) -> Any:
+        """What was remembered under a key, None if nothing was or it is forgotten."""
         with self._answers_lock:
             found = self._answers.get(key)
             if found is not None:
                 self._answers.move_to_end(key)
             return found
 
-    def remember(self, key: tuple, logits: torch.Tensor, score: float) -> None:
+    def remember(self, key: tuple, answer: Any) -> None:
         """Keep an answer for `recall`; the least recently used of more than `MAX_ANSWERS` goes."""
         with self._answers_lock:
-            self._answers[key] = (logits, score)
+            self._answers[key] = answer
             while len(self._answers) > MAX_ANSWERS:
                 self._answers.popitem(last=False)
 

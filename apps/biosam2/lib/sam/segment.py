@@ -18,7 +18,7 @@ from lib.imaging.window import stretched
 from lib.prompts.prompts import SlicePrompts
 from lib.sam import zoom
 from lib.sam.drawing import BOX_HIGH, BOX_LOW, NEGATIVE, POSITIVE, draw
-from lib.sam.embeddings import Embedding
+from lib.sam.embeddings import Embedding, signature
 from lib.sam.model import Model
 from lib.sam.network import decode
 from lib.sam.zoom import Corners, View
@@ -149,17 +149,49 @@ def _click_by_click(model: Model, plane: np.ndarray, prompts: SlicePrompts) -> _
     start = int(np.argmax(prompts.positive))
     order = [start, *(n for n in range(len(prompts.points)) if n != start)]
     points, positive = prompts.points[order], prompts.positive[order]
-    first = SlicePrompts(points[:1], positive[:1], None, None)
-    look = _first_click(model, plane, first)
-    for count in range(2, len(points) + 1):
+    shown = signature(plane, model.checkpoint.version, model.size)
+    look: _Look | None = None
+    for count in range(1, len(points) + 1):
         given = SlicePrompts(points[:count], positive[:count], None, None)
-        clicked, view = pointed_at(given), look.view
-        assert clicked is not None  # the first click is positive
-        if not view.contains(*clicked):
-            corners = zoom.union(clicked, zoom.extent(look.mask)) or clicked
-            view = zoom.around(*corners, zoom.shape_of(plane), model.size, least=view.side)
-        look = _widened(model, plane, given, _look(model, plane, given, view, look.cached))
+        key = (shown, given.points.tobytes(), given.positive.tobytes())
+        kept: _Kept | None = model.recall(key)
+        if kept is not None:
+            look = kept.look(zoom.shape_of(plane))
+            continue
+        look = _first_click(model, plane, given) if look is None else _next_click(model, plane, given, look)
+        model.remember(key, _Kept.of(look))
+    assert look is not None  # there is a click
     return look
+
+
+@dataclass(frozen=True, eq=False)
+class _Kept:
+    """A look as it is remembered: its mask as bits."""
+
+    view: View
+    bits: np.ndarray
+    is_whole: bool
+    sure: float
+    score: float
+
+    @classmethod
+    def of(cls, look: _Look) -> _Kept:
+        return cls(look.view, np.packbits(look.mask), look.is_whole, look.sure, look.score)
+
+    def look(self, shape: tuple[int, int]) -> _Look:
+        """What it was on a slice of `shape`; nothing has to be encoded for it."""
+        mask = np.unpackbits(self.bits, count=shape[0] * shape[1]).reshape(shape).astype(bool)
+        return _Look(self.view, mask, self.is_whole, self.sure, self.score, cached=True)
+
+
+def _next_click(model: Model, plane: np.ndarray, given: SlicePrompts, look: _Look) -> _Look:
+    """The last one of several clicks corrects what was seen before it, from where that was seen."""
+    clicked, view = pointed_at(given), look.view
+    assert clicked is not None  # the first click is positive
+    if not view.contains(*clicked):
+        corners = zoom.union(clicked, zoom.extent(look.mask)) or clicked
+        view = zoom.around(*corners, zoom.shape_of(plane), model.size, least=view.side)
+    return _widened(model, plane, given, _look(model, plane, given, view, look.cached))
 
 
 def _first_click(model: Model, plane: np.ndarray, click: SlicePrompts) -> _Look:
@@ -175,7 +207,10 @@ def _first_click(model: Model, plane: np.ndarray, click: SlicePrompts) -> _Look:
     if model.checkpoint.architecture.draws_prompts:
         looks = [_look(model, plane, click, view) for view in zoom.distances(*keep, shape, model.size)]
         inside = [x for x in looks if x.mask.any() and not zoom.touches_border(x.view, x.mask)]
-        return replace(max(inside or looks, key=lambda x: x.sure), cached=all(x.cached for x in looks))
+        surest = max(inside or looks, key=lambda x: x.sure)
+        # the next click looks from two distances (`_look`): it should find both ready
+        ready = embed_in_ways(model, picture(plane, zoom.farther(surest.view, shape, model.size)))[1]
+        return replace(surest, cached=all(x.cached for x in looks) and ready)
     look = _look(model, plane, click, zoom.first_look(*keep, shape, model.size))
     closer = zoom.closer_look(look.view, look.mask, model.size, keep)
     if closer is not None and zoom.wider_look(look.view, look.mask, model.size, keep) is None:
@@ -211,10 +246,10 @@ def decode_in_view(
         key = (embedding.key, given, points[:count].tobytes(), labels[:count].tobytes())
         remembered = model.recall(key)
         if remembered is not None:
-            decoded = Decoded(*remembered)
+            decoded = remembered
         else:
             decoded = _decode(model, embedding, points[:count], labels[:count], logits)
-            model.remember(key, decoded.logits, decoded.score)
+            model.remember(key, decoded)
         logits = decoded.logits.clamp(-CLAMP, CLAMP)
     assert decoded is not None  # there is always one step
     return decoded, hit
