@@ -93,7 +93,7 @@ def boundary_accuracy(mask: np.ndarray, truth: np.ndarray, tolerance: float = TO
     ours, theirs = _border(mask), _border(truth)
     if not ours.any() or not theirs.any():
         return float(ours.any() == theirs.any())
-    near = disk(int(np.ceil(tolerance * np.hypot(*mask.shape)))).astype(bool)
+    near = disk(int(np.ceil(tolerance * np.hypot(mask.shape[0], mask.shape[1])))).astype(bool)
     precision = (ours & _grown(theirs, near)).sum() / ours.sum()
     recall = (theirs & _grown(ours, near)).sum() / theirs.sum()
     return float(2 * precision * recall / (precision + recall)) if precision + recall else 0.0

@@ -51,7 +51,7 @@ class Likeness:
         lasting : bool
             Whether it is a person who says so.
         """
-        cells = F.adaptive_avg_pool2d(shape, features.shape[1:]).flatten().to(features)
+        cells = F.adaptive_avg_pool2d(shape, (features.shape[1], features.shape[2])).flatten().to(features)
         if float(cells.sum()) < LEAST_CELLS:
             return
         flat = features.flatten(1)
@@ -100,7 +100,7 @@ def mean_over(likeness: torch.Tensor, shape: torch.Tensor) -> float:
     shape : Tensor (1, 1, H, W)
         The object, 0 to 1, on a grid of its own.
     """
-    cells = F.adaptive_avg_pool2d(shape, likeness.shape[-2:]).to(likeness)
+    cells = F.adaptive_avg_pool2d(shape, (likeness.shape[-2], likeness.shape[-1])).to(likeness)
     total = float(cells.sum())
     return float((likeness * cells).sum()) / total if total > 0 else -1.0
 

@@ -121,8 +121,7 @@ class Following(Tracker):
 
     def _set_out(self, index: int, mask: np.ndarray) -> None:
         """From a prompted frame everything begins anew."""
-        self.way.clear()
-        self.motion = np.zeros(2)
+        self._begin_way()
         self.anchor, self.previous = index, (index, mask)
         self.whole = mask  # where it was last seen whole
         self.lost = 0  # frames since it was seen
@@ -160,9 +159,10 @@ class Following(Tracker):
             strayed = float(np.hypot(*(place - due))) / (radius * (1 + self.lost / 2))
             ranked.append((value - STRAY_PRICE * strayed / STRAYED, tuple(place)))
         found = []
-        for value, place in sorted(ranked, reverse=True)[:LOOKS]:
+        for value, promising in sorted(ranked, reverse=True)[:LOOKS]:
             if value > LEAST_ALIKE:
-                answer = self._look_for(prior.moved(self.whole, np.array(place) - middle), index, backwards)
+                shifted = prior.moved(self.whole, np.array(promising) - middle)
+                answer = self._look_for(shifted, index, backwards)
                 share = answer.mask.sum() / self.whole.sum()
                 if answer.alike > FOUND_ALIKE * self.usual and FOUND_SHARES[0] < share < FOUND_SHARES[1]:
                     found.append((answer.alike * np.sqrt(min(share, 1.0)), answer))

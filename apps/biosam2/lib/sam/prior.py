@@ -27,7 +27,7 @@ EXPLAINED = 0.02  # IoU that a shift must add to the overlap of two masks to cou
 FREE_GROWTH, SIZE_PRICE, HIGHEST_SIZE_PRICE = 1.2, 10.0, 2.0
 # It seldom goes on from the nearest known slice for more than so many times its reach: for each; at most.
 FREE_REACHES, PRESENCE_PRICE, HIGHEST_PRESENCE_PRICE = 0.8, 3.0, 3.0
-# It seldom looks otherwise where it goes on for longer than it usually does: for each reach beyond that, times
+# It seldom looks otherwise where it goes on for longer than usual: for each reach beyond that, times
 # how far the cosine is below that.
 USUAL_REACHES, USUAL_LIKENESS, STRANGENESS_PRICE = 0.8, 0.95, 40.0
 # What was surely there on so many slices at least, and is so by a share only of what it just was, has ended.

@@ -115,7 +115,7 @@ class Tracker(Remembering):
         """The next slice on the way: its mask (bool, (A, B)) and score."""
         before = index + 1 if backwards else index - 1
         if before in self.prompted:
-            self._set_out_from(before)
+            self._begin_way()
         self.view = self._follow(before)
         mask, score, output = self._look(index, backwards)
         wider = None
@@ -157,7 +157,7 @@ class Tracker(Remembering):
             with self.model.running():
                 self.appearances[index] = mean_features(self._embed(index), shape)
 
-    def _set_out_from(self, index: int) -> None:
+    def _begin_way(self) -> None:
         """From a prompted slice a way begins anew.
 
         sam2 remembers what lies on the other side of it as if that were the way here, and a structure that
