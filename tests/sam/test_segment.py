@@ -285,6 +285,24 @@ def test_a_click_costs_one_decode_and_the_same_request_none(model, prompts, monk
     assert model.encoded == 2  # the view and the same turned
 
 
+def test_a_further_click_on_a_structure_encodes_nothing_and_is_answered_as_if_nothing_was_remembered(
+    model, prompts, monkeypatch
+):
+    plane = np.random.default_rng(0).integers(0, 256, SHAPE, np.uint8)
+    places, signs = [(40, 60), (42, 61), (45, 58)], [True, True, False]
+    segment(model, plane, prompts(places[:1], signs[:1]))
+    encoded = model.encoded
+    second = segment(model, plane, prompts(places[:2], signs[:2]))
+    assert second.cached and model.encoded == encoded
+    third = segment(model, plane, prompts(places, signs))
+    assert third.cached and model.encoded == encoded
+    monkeypatch.setattr(model, "recall", lambda key: None)
+    for count, answer in ((2, second), (3, third)):
+        afresh = segment(model, plane, prompts(places[:count], signs[:count]))
+        np.testing.assert_array_equal(afresh.mask, answer.mask)
+        assert (afresh.view, afresh.score) == (answer.view, answer.score)
+
+
 def test_the_same_request_is_answered_from_the_cache(model, prompts):
     plane = np.random.default_rng(0).integers(0, 256, (200, 300), np.uint8)
     asked = prompts([(40, 60), (10, 10)], [True, False])
