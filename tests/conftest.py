@@ -9,6 +9,7 @@ import pytest
 TESTS = Path(__file__).parent
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Name each test's folder as its group for pytest-xdist (`--dist loadgroup`)."""
     for item in items:
