@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
-TESTS = Path(__file__).parent
+
+class ByFolder(LoadScopeScheduling):
+    """pytest-xdist gives a folder's tests to one process, and none of them to another."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return nodeid.split("::")[0].rpartition("/")[0]
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Name each test's folder as its group for pytest-xdist (`--dist loadgroup`)."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(str(item.path.parent.relative_to(TESTS))))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFolder:
+    """How the tests are shared out with `-n`."""
+    return ByFolder(config, log)
