@@ -13,6 +13,7 @@ from lib.evaluation.metrics import dice
 from lib.evaluation.simulate import box_around, clicks
 from lib.sam.model import Model, ModelSlot
 from lib.sam.propagate import Target, propagate
+from lib.sam.stream import Stream
 
 PATH = Path(__file__).parents[2] / "apps" / "biosam2" / "model" / "biosam2_nano.safetensors"
 
@@ -75,3 +76,20 @@ def test_a_small_structure_that_moves_through_the_slices_is_followed(model):
     prompts = clicks([], [], box=box_around(truth[4], 0, noise))
     masks = through(model, pixels, 4, prompts)
     assert dice(masks, truth) >= 0.85
+
+
+def test_what_was_hidden_in_a_video_is_found_again_picture_by_picture(model):
+    """Two ellipses go their ways, and nothing is to be seen for two pictures."""
+    a, b = np.mgrid[:160, :120]
+    truth = {k: ((a - 45 - 3 * k) / (20 + k)) ** 2 + ((b - 62) / 15) ** 2 <= 1 for k in range(7)}
+    other = {k: ((a - 120) / 14) ** 2 + ((b - 80 + 3 * k) / 18) ** 2 <= 1 for k in range(7)}
+    noise = np.random.default_rng(0)
+
+    def seen(k: int | None) -> np.ndarray:
+        picture = np.full(a.shape, 70.0) if k is None else 70.0 + 100 * truth[k] + 60 * (other[k] & ~truth[k])
+        return (picture + noise.normal(0, 6, a.shape)).clip(0, 255).astype(np.uint8)
+
+    stream = Stream(model, seen(0), clicks([], [], mask=truth[0]))
+    assert dice(stream.step(model, seen(1)).mask, truth[1]) >= 0.9
+    assert not any(stream.step(model, seen(None)).mask.any() for _ in range(2))
+    assert all(dice(stream.step(model, seen(k)).mask, truth[k]) >= 0.9 for k in (2, 3, 4))

@@ -205,9 +205,9 @@ def test_a_large_site_is_told_quickly_and_its_table_is_read_once(client, tmp_pat
     assert len(asked.get("/biosam2/status").json()["versions"]) == rounds.MOST_VERSIONS
     took = []
     for _ in range(7):
-        begin = time.perf_counter()
+        begin = time.process_time()  # of this process: what else runs on the machine says nothing here
         answer = asked.get("/biosam2/status")
-        took.append(time.perf_counter() - begin)
+        took.append(time.process_time() - begin)
     assert answer.json()["left_out"] == 259 - rounds.MOST_VERSIONS
     assert answer.json()["labels"]["labelled"] == 1000
     assert reads == [1]
