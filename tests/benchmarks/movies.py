@@ -66,7 +66,7 @@ def strip(frames: np.ndarray, truth: np.ndarray, masks: np.ndarray, path: Path, 
     Image.fromarray(np.concatenate(rows)).save(path)
 
 
-def line(name: str, way: str, found: list[Followed], seconds: float) -> str:
+def line(name: str, way: str, found: list[Followed], seconds: float | None = None) -> str:
     def mean(values) -> str:
         kept = [v for v in values if v is not None]
         return f"{np.mean(kept):.3f}" if kept else "-"
@@ -81,7 +81,7 @@ def line(name: str, way: str, found: list[Followed], seconds: float) -> str:
         f"{min(f.both for f in found):.3f}",
         f"{mean(f.empty for f in found):>5}",
         f"{mean(f.refound for f in found):>8}",
-        f"{1000 * seconds:5.0f}",
+        f"{'-' if seconds is None else round(1000 * seconds):>8}",
     ]
     return "| " + " | ".join(cells) + " |"
 
@@ -125,7 +125,7 @@ def main() -> None:
             print(line(kind, way, found[way], seconds[way] / max(1, frames[way])), flush=True)
             everything[way] += found[way]
     for way, all_ in everything.items():
-        print(line("all", way, all_, 0.0))
+        print(line("all", way, all_))
 
 
 if __name__ == "__main__":
