@@ -32,7 +32,7 @@ FREE_REACHES, PRESENCE_PRICE, HIGHEST_PRESENCE_PRICE = 0.8, 3.0, 3.0
 USUAL_REACHES, USUAL_LIKENESS, STRANGENESS_PRICE = 0.8, 0.95, 40.0
 # What was surely there on so many slices at least, and is so by a share only of what it just was, has ended.
 # Over a long way the score of a large structure falls slowly: that is no end.
-SURELY_THERE, FADED, ON_THE_WAY, JUST = 2.0, 0.5, 2, 6  # object score, share of it, slices, slices
+SURELY_THERE, FADED, ON_THE_WAY, JUST = 2.0, 0.55, 2, 6  # object score, share of it, slices, slices
 
 
 def price_of_distance(previous: torch.Tensor) -> torch.Tensor:
