@@ -86,6 +86,17 @@ class PacsDatastore(IndexedCache):
         stored = self._catalogue.labels()
         return [image for image in self.list_images() if image in stored]
 
+    def final_labels(self) -> dict[str, str]:
+        """The UID of the newest DICOM SEG of each listed image that has one; nothing is fetched for it.
+
+        Raises
+        ------
+        Unavailable
+            If the archive does not answer.
+        """
+        images, stored = self.get_labeled_images(), self._catalogue.labels()
+        return {image: stored[image].instance for image in images if image in stored}
+
     def get_unlabeled_images(
         self, label_tag: str | None = None, labels: list[str] | None = None
     ) -> list[str]:

@@ -10,10 +10,9 @@ from lib.bank.pipeline import prelabel
 from lib.errors import NotFound, UserError
 from lib.imaging import runs
 from lib.infers.auto_task import AutoTask
-from lib.infers.image_task import Stopwatch
+from lib.infers.task import Stopwatch, named
 from lib.prompts.dialects import one_picture
 from lib.prompts.dialects.fields import items, number, shown
-from lib.sam.model import Model
 from lib.sam.segment import segment
 from lib.streams.pictures import Picture, Pictures
 
@@ -160,8 +159,3 @@ def _asked(fields: Any) -> tuple[list[Any], float]:
     if not 0 <= threshold <= 1:
         raise UserError(f"threshold must be from 0 to 1, not {shown(given)}.")
     return items(fields.get("labels"), "labels"), threshold
-
-
-def named(model: Model) -> dict[str, str]:
-    """Which weights gave an answer."""
-    return {"name": model.checkpoint.name, "version": model.checkpoint.version}

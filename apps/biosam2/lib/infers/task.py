@@ -92,7 +92,7 @@ class SamTask(InferTask):
         """What is told beside an answer, which is then complete."""
         params = {
             "label_names": dict(label_names),
-            "checkpoint": {"name": model.checkpoint.name, "version": model.checkpoint.version},
+            "checkpoint": named(model),
             "latencies": watch.total(),
             **details,
         }
@@ -103,6 +103,11 @@ class SamTask(InferTask):
             params["request_id"] = current.id
         logger.info("%s: %s in %s", self.description, params["label_names"], params["latencies"])
         return params
+
+
+def named(model: Model) -> dict[str, str]:
+    """Which weights gave an answer."""
+    return {"name": model.checkpoint.name, "version": model.checkpoint.version}
 
 
 def asked_window(request: Mapping[str, Any]) -> object:

@@ -37,6 +37,7 @@ from lib.infers.task import (
     asked_dtype,
     asked_extension,
     asked_window,
+    named,
 )
 from lib.prompts.dialects import parse
 from lib.prompts.frame_masks import FrameMasks
@@ -114,7 +115,7 @@ class VideoTask(SamTask):
                 self._follow(model, frames, prompts, targets, masks)
                 watch.lap("infer")
                 details = {**_told(masks, frames, prompts), "cached": model.encoded == encoded}
-                file = self._write(form, masks, frames, prompts, details)
+                file = self._write(model, form, masks, frames, prompts, details)
         work.remove_afterwards(file)
         watch.lap("write")
         return str(file), self.params(model, indexes(prompts), watch, details, frames.warnings)
@@ -141,17 +142,22 @@ class VideoTask(SamTask):
             masks.put(found.target, found.index, found.mask, found.score)
 
     def _write(
-        self, form: _Form, masks: KeptMasks, frames: Frames, prompts: Prompts, details: Mapping[str, Any]
+        self,
+        model: Model,
+        form: _Form,
+        masks: KeptMasks,
+        frames: Frames,
+        prompts: Prompts,
+        details: Mapping[str, Any],
     ) -> Path:
         names = indexes(prompts)
         if form.format == "overlay":
             looked = np.flatnonzero(masks.done.any(0))
             return write_overlay(masks, frames, int(looked[0]), int(looked[-1]), work.stop_if_cancelled)
         if form.format != "labels":
-            checkpoint = self.slot.get().checkpoint
             said = {
                 "label_names": names,
-                "checkpoint": {"name": checkpoint.name, "version": checkpoint.version},
+                "checkpoint": named(model),
                 **details,
                 "warnings": list(frames.warnings),
             }

@@ -78,6 +78,7 @@ class Tracker(Remembering):
         self.motion = np.zeros(2)
         # of a volume: what the structure looks like on the prompted slices, and the slice that is looked at
         self.appearances: dict[int, torch.Tensor] = {}
+        self._prompted_reach = 0.0  # the largest one on these, see `prior.Known`
         self._embedded: Embedding | None = None
 
     @property
@@ -150,12 +151,14 @@ class Tracker(Remembering):
         self._move(view, index)
 
     def _prompted(self, index: int, mask: np.ndarray) -> None:
+        known = prior.Known.of(mask)
         self.prompted[index] = mask
-        self.known.add(index, prior.Known.of(mask))
+        self.known.add(index, known)
         if self.thickness is not None and self._draws and mask.any():
             shape = to_square(mask, self.view, self.model.size).to(self.model.device)
             with self.model.running():
                 self.appearances[index] = mean_features(self._embed(index), shape)
+            self._prompted_reach = max(self._prompted_reach, known.reach)
 
     def _begin_way(self) -> None:
         """From a prompted slice a way begins anew.
@@ -264,8 +267,7 @@ class Tracker(Remembering):
         here = mean_features(self._embedded, shape)
         likeness = max(float(F.cosine_similarity(here, there, 0)) for there in self.appearances.values())
         slices = min(abs(index - prompted) for prompted in self.appearances)
-        reach = max(prior.Known.of(self.prompted[prompted]).reach for prompted in self.appearances)
-        return prior.price_of_strangeness(slices, self.thickness, reach, likeness)
+        return prior.price_of_strangeness(slices, self.thickness, self._prompted_reach, likeness)
 
     def _pay(
         self, low: torch.Tensor, high: torch.Tensor, previous: torch.Tensor

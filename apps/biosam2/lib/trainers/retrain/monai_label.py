@@ -51,13 +51,9 @@ class FinalLabels:
             If the labels are in an archive that does not answer.
         """
         datastore = self._datastore()
-        if isinstance(datastore, CvatDatastore):
+        if isinstance(datastore, CvatDatastore | PacsDatastore):
             return datastore.final_labels()
         images = datastore.get_labeled_images()
-        if isinstance(datastore, PacsDatastore):
-            # the archive's list has the UID of each label: nothing needs to be fetched
-            stored = datastore._catalogue.labels()
-            return {image: stored[image].instance for image in images if image in stored}
         if isinstance(datastore, LocalDatastore):
             hashed = {image: self._hash(Path(datastore.get_label_uri(image, FINAL))) for image in images}
             return {image: digest for image, digest in hashed.items() if digest}
