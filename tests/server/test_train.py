@@ -221,6 +221,7 @@ def place(tmp_path: Path) -> tuple[Path, Path]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_real_training_is_cancelled_and_another_makes_a_version(place, tmp_path: Path, until):
     studies, checkpoint = place
     conf = {"checkpoint": checkpoint, "versions": tmp_path / "versions", "device": "cpu"}
@@ -232,7 +233,7 @@ def test_a_real_training_is_cancelled_and_another_makes_a_version(place, tmp_pat
         except (OSError, ValueError):
             return {}
 
-    def wait(happens: Callable[[], object], seconds: float = 240) -> None:
+    def wait(happens: Callable[[], object], seconds: float = 600) -> None:
         end = time.monotonic() + seconds
         while not happens():
             assert time.monotonic() < end, (progress(), server.said())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ from lib.versions.store import Version, Versions
 BASE = "biosam2_nano"
 DIGITS = "0123456789ab"
 NOW = datetime.now(UTC)
+RUNS = itertools.count()
 
 
 class Site:
@@ -40,6 +42,7 @@ class Site:
         self, folder: Path, labels: Sequence[tuple[str, datetime | None, Sequence[str]]] = ()
     ) -> None:
         self.folder = folder
+        self.run = f"20261122_03{next(RUNS):04d}"  # the pace of one training says nothing about another
         base = folder / f"{BASE}.safetensors"
         base.write_bytes(b"base")
         self.versions = Versions.of(folder / "versions", base)
@@ -117,7 +120,7 @@ class Site:
         path = self.versions.folder / "runs" / "progress.json"
         now = datetime.now(UTC).isoformat(timespec="seconds")
         part = path.with_suffix(".part")
-        part.write_text(json.dumps({"run": "20261122_030000", "started": now, "updated": now, **fields}))
+        part.write_text(json.dumps({"run": self.run, "started": now, "updated": now, **fields}))
         os.replace(part, path)
 
 
