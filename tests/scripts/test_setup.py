@@ -174,7 +174,8 @@ def test_a_second_run_installs_nothing(checkout: Path) -> None:
     done = run(checkout / "scripts" / "test", "-k", "two words")
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
-    assert (checkout / "pytest.txt").read_text().splitlines() == ["-m", "pytest", "-n", "2", "-k", "two words"]
+    passed_on = (checkout / "pytest.txt").read_text().splitlines()
+    assert passed_on == ["-m", "pytest", "-n", "2", "-k", "two words"]
     assert not (checkout / "pip.txt").exists()
 
 
