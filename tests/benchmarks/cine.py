@@ -6,10 +6,10 @@ The cine is `color3d_jpeg_baseline.dcm` of the package pydicom-data (MIT): the h
 frames of 640 x 480, in colour. The ventricle is asked for by a box on the first frame.
 
 The reference outlines were drawn by hand from the pictures, by one of this project's people and not by a
-cardiologist; those of frames 60, 90 and 119 after a first answer had been seen. The tip, and the border to
-the atrium where the valve is open (90 and 119), are uncertain by about ten pixels. The way back begins with the
-mask that was found on the last frame, and is compared frame by frame with the way there: no reference comes
-into that.
+cardiologist; those of frames 60, 90 and 119 after a first answer had been seen. The tip is uncertain by about
+ten pixels, and so is the border to the atrium where the valve is open (90 and 119). The way back begins with
+the mask that was found on the last frame, and is compared frame by frame with the way there: no reference
+comes into that.
 """
 
 from __future__ import annotations
