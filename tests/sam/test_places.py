@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lib.sam import zoom
-from lib.sam.places import LANDMARKS, Region, expected, landmarks, regions
+from lib.sam.places import LANDMARKS, PRICE, Region, expected, landmarks, regions, run_of_slices
 
 SHAPE = (20, 100, 80)
 BOXES = {1: ((2, 10, 10), (6, 20, 20)), 2: ((4, 40, 40), (9, 60, 50)), 3: ((10, 60, 20), (18, 90, 30))}
@@ -44,8 +44,8 @@ def test_a_region_goes_back_to_pixels_and_slices():
     one = regions(label_map())[2]
     low, high = one.corners((100, 80))
     np.testing.assert_allclose([low, high], [(40, 40), (59, 49)])
-    assert list(one.slices(20)) == list(range(2, 11))  # 4 to 8 and two on each side
-    assert one.slices(200)[0] == 20 and one.slices(200)[-1] == 109  # a tenth of them
+    assert list(one.slices(20)) == list(range(13))  # 4 to 8 and a fifth of all on each side
+    assert one.slices(200)[0] == 0 and one.slices(200)[-1] == 129
     assert list(one.slices(1)) == [0]
 
 
@@ -113,3 +113,24 @@ def test_a_place_beside_the_image_is_looked_at_from_within(far):
     assert 0 <= rows.start < rows.stop and 0 <= columns.start < columns.stop
     assert rows.start < 100 and columns.start < 80
     assert all(0 <= index < 20 for index in one.slices(20))
+
+
+def test_a_structure_is_on_one_run_of_slices():
+    where = Region(np.array([0.3, 0, 0]), np.array([0.6, 1, 1]), np.array([0.45, 0.5, 0.5]))
+    sure, no = 3.0, -3.0
+    seen = dict(enumerate([no, no, no, sure, sure, sure, no, no, no, no]))
+    assert run_of_slices(seen, where, 10) == range(3, 6)
+    # a slice in doubt in the middle of it is filled, and so is one at the end that is expected
+    assert run_of_slices(seen | {4: -1.0}, where, 10) == range(3, 6)
+    assert run_of_slices(seen | {5: -PRICE / 2}, where, 10) == range(3, 6)
+    # what is surely seen counts more than what is expected
+    assert run_of_slices(seen | {6: sure, 7: sure}, where, 10) == range(3, 8)
+    assert run_of_slices(seen | {3: no}, where, 10) == range(4, 6)
+    # elsewhere it has not been looked for
+    assert run_of_slices({k: sure for k in (4, 5)}, where, 10) == range(4, 6)
+
+
+def test_what_is_seen_nowhere_is_on_no_slice():
+    where = Region(np.array([0.3, 0, 0]), np.array([0.6, 1, 1]), np.array([0.45, 0.5, 0.5]))
+    assert len(run_of_slices({k: -3.0 for k in range(10)}, where, 10)) == 0
+    assert len(run_of_slices({}, where, 10)) == 0

@@ -2,25 +2,31 @@
 
 A labelled slice is remembered as if a person had prompted it. Then each slice is asked about twice: seen
 whole, which says where a structure is, and close by, which says what its outline is and whether it is there
-at all. Where to look closer is told by all structures together, see `lib.sam.places`.
+at all. Where to look closer is told by all structures together, and so is where a structure begins and ends,
+see `lib.sam.places`. What was found is then prompted for.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from lib.errors import Cancelled
+from lib.evaluation.metrics import dice
+from lib.evaluation.simulate import deepest, largest
+from lib.prompts.prompts import SlicePrompts
 from lib.sam import zoom
 from lib.sam.memory import Memory, Planes, Remembering
 from lib.sam.model import Model
 from lib.sam.network import BACKBONE_STRIDE
-from lib.sam.places import Region, expected, landmarks, regions
-from lib.sam.segment import CLAMP, picture, to_slice
+from lib.sam.places import Region, expected, landmarks, regions, run_of_slices
+from lib.sam.segment import CLAMP, picture, segment, to_slice
 from lib.sam.turns import as_long_work
 from lib.sam.zoom import View
 
@@ -32,6 +38,13 @@ ATTENDED, CELLS = 16, 16 * 32 * 32
 LEAST_ATTENDED = 4
 CLOSE = 2.5  # side of the close view, in extents of the structure on the exemplars
 TRUST = 10.0  # logits beyond which a look counts no more
+# Of what tells on which slices a structure is: object scores beyond which one slice counts no more, how much
+# the look at the whole slice counts beside the closer one, and what a closer look without a mask costs.
+SURE, BESIDE, NO_MASK = 3.0, 0.5, 3.0
+# Prompts on what memory found, as a person would give them, find its outline better than memory does (drawn
+# anatomies: Dice 0.726 without, 0.757 with them), where both mean the same: Dice and pixels of that at least.
+SAME, SMALLEST = 0.5, 8
+OUTLINED = 1.0  # logits that a pixel then has at least
 REMEMBERED = 1024  # exemplars whose memory is kept for the next patient; 33 kB each for the embedded network
 
 Progress = Callable[[int, int], None]
@@ -70,7 +83,7 @@ class Found:
     logits : ndarray float32 (A, B)
         How sure that is, voxel by voxel: above 0 it is the structure, if that is there at all.
     presence : float
-        Object score: above 0 the structure is there.
+        Object score: above 0 the structure is there, as far as this slice by itself tells.
     score : float
         Predicted IoU, 0 to 1.
     disagreement : float
@@ -107,7 +120,7 @@ class _Look:
     Attributes
     ----------
     logits : ndarray float32 (A, B)
-        -`CLAMP` outside of the view.
+        -`CLAMP` outside of the view. Of the mask that there is if there is one at all.
     presence, score : float
         Object score and predicted IoU.
     """
@@ -120,6 +133,11 @@ class _Look:
     def mask(self) -> np.ndarray:
         """Empty where the object score says that it is absent."""
         return (self.logits > 0) & (self.presence > 0)
+
+    @property
+    def weighed(self) -> np.ndarray:
+        """The logits, or surely nothing where the object score says that it is absent."""
+        return self.logits if self.presence > 0 else np.minimum(self.logits, -TRUST)
 
 
 def pooled(model: Model, plane: np.ndarray) -> np.ndarray:
@@ -245,30 +263,67 @@ def _find(
         if told is not None:
             near = told.slices(count)
             places = [told.corners(shape) if index in near else None for index in range(count)]
+        close: dict[int, _Look] = {}
         for index, place in enumerate(places):
-            exemplars, close = alike[name][index], None
+            exemplars = alike[name][index]
             if place is not None:
                 view = _close_view(place, exemplars, shape, model.size)
-                close = _look(model, planes(index), view, exemplars, memories, _near(model.size))
-            yield name, _found(seen[name][index], close, told is not None)
+                close[index] = _look(model, planes(index), view, exemplars, memories, _near(model.size))
             step()
+        if told is None:
+            answers = [_both(look, close.get(index)) for index, look in enumerate(seen[name])]
+        else:
+            answers = list(_in_one_run(seen[name], close, told))
+        for index, answer in enumerate(answers):
+            yield name, _outlined(model, planes(index), answer)
+            if cancelled and cancelled():
+                raise Cancelled()
 
 
-def _found(whole: _Look, close: _Look | None, told: bool) -> Found:
-    """The answer on a slice from both looks.
-
-    `told` is whether all structures together say where this one is: then it is not where no closer look was
-    worth while, and the closer look alone counts, since the other may be of something that looks like it.
-    """
+def _both(whole: _Look, close: _Look | None) -> Found:
+    """The answer on a slice from both looks, of a structure that can be anywhere."""
     look = whole
-    if told:
-        look = close or _Look(np.full_like(whole.logits, -TRUST), -TRUST, 0.0)
-    elif close is not None:
+    if close is not None:
         inside = close.logits > -CLAMP
-        logits = np.where(inside, (whole.logits + close.logits) / 2, whole.logits)
+        logits = np.where(inside, (whole.weighed + close.weighed) / 2, whole.weighed)
         look = _Look(logits, (whole.presence + close.presence) / 2, (whole.score + close.score) / 2)
     masks = [whole.mask, close.mask if close else look.mask]
     return Found(look.mask, look.logits, look.presence, look.score, disagreement(masks))
+
+
+def _in_one_run(seen: Sequence[_Look], close: Mapping[int, _Look], told: Region) -> Iterator[Found]:
+    """The answers on all slices, of a structure of which all structures together say where it is.
+
+    It is not where no closer look was worth while, and its outline is that of the closer look alone, since
+    the other may be of something that looks like it.
+    """
+
+    def counts(look: _Look) -> float:
+        return float(np.clip(look.presence, -SURE, SURE))
+
+    evidence = {
+        index: counts(look) + BESIDE * counts(seen[index]) - NO_MASK * (not (look.logits > 0).any())
+        for index, look in close.items()
+    }
+    run = run_of_slices(evidence, told, len(seen))
+    for index, whole in enumerate(seen):
+        look = close.get(index) or _Look(np.full_like(whole.logits, -TRUST), -TRUST, 0.0)
+        mask = (look.logits > 0) & (index in run)
+        yield Found(mask, look.logits, look.presence, look.score, disagreement([whole.mask, mask]))
+
+
+def _outlined(model: Model, plane: np.ndarray, found: Found) -> Found:
+    """An answer with the outline that a box and a click on it give, if that is of the same structure."""
+    piece = largest(found.mask)
+    corners, point = zoom.extent(piece), deepest(piece)
+    if corners is None or piece.sum() < SMALLEST:
+        return found
+    box = (*map(float, corners[0]), *map(float, corners[1]))
+    mask = segment(model, plane, SlicePrompts(np.array([point], float), np.array([True]), box, None)).mask
+    if dice(mask, found.mask) < SAME:
+        return found
+    logits = np.where(mask, np.maximum(found.logits, OUTLINED), np.minimum(found.logits, -OUTLINED))
+    return replace(found, mask=mask, logits=logits)
 
 
 def _seen_at(seen: Mapping[str, list[_Look]]) -> tuple[dict[str, Region], dict[str, float]]:
@@ -309,11 +364,31 @@ def _look(
 
 def _ask(asked: Remembering, index: int) -> _Look:
     embedding = asked._embed(index)
-    with asked.model.running():
+    with asked.model.running(), _masks_of_what_is_absent(asked.model) as presences:
         answer = asked._step(embedding, index, remember=False)
         logits = answer["pred_masks"].float().clamp(-TRUST, TRUST)
         shape = zoom.shape_of(asked.planes(index))
-        return _Look(to_slice(logits, asked.memory.view, shape), answer["presence"], answer["score"])
+        return _Look(to_slice(logits, asked.memory.view, shape), min(presences), answer["score"])
+
+
+@contextmanager
+def _masks_of_what_is_absent(model: Model) -> Iterator[list[float]]:
+    """Have the decoder give its mask even where the object score says that there is none.
+
+    sam2 (`SAM2Base._forward_sam_heads`) drops such masks; yields the object scores that it is not told.
+    """
+    presences: list[float] = []
+
+    def there(_module: object, _given: object, output: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        masks, scores, tokens, presence = output
+        presences.extend(presence.float().flatten().tolist())
+        return masks, scores, tokens, torch.full_like(presence, TRUST)
+
+    handle = model.network.sam_mask_decoder.register_forward_hook(there)
+    try:
+        yield presences
+    finally:
+        handle.remove()
 
 
 def _places(masks: Sequence[np.ndarray]) -> list[zoom.Corners | None]:
