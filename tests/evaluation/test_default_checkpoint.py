@@ -93,3 +93,27 @@ def test_what_was_hidden_in_a_video_is_found_again_picture_by_picture(model):
     assert dice(stream.step(model, seen(1)).mask, truth[1]) >= 0.9
     assert not any(stream.step(model, seen(None)).mask.any() for _ in range(2))
     assert all(dice(stream.step(model, seen(k)).mask, truth[k]) >= 0.9 for k in (2, 3, 4))
+
+
+def test_another_one_that_looks_like_what_is_hidden_is_not_taken_for_it(model):
+    """Two discs alike; one goes on behind a bar that hides it for some frames."""
+    a, b = np.mgrid[:200, :160]
+    noise, count = np.random.default_rng(0), 16
+    disc = [np.hypot(a - 40 - 8 * k, b - 60) < 14 for k in range(count)]
+    other = np.hypot(a - 70, b - 120) < 14
+    bar = (a > 80) & (a < 125) & (b < 95)
+    ground = noise.normal(0, 8, a.shape)
+    frames = [
+        (np.where(bar, 25.0, np.where(disc[k] | other, 190.0, 90.0)) + ground + noise.normal(0, 4, a.shape))
+        .clip(0, 255)
+        .astype(np.uint8)
+        for k in range(count)
+    ]
+    truth = [one & ~bar for one in disc]
+    stream = Stream(model, frames[0], clicks([], [], mask=disc[0]))
+    for k in range(1, count):
+        mask = stream.step(model, frames[k]).mask
+        assert not (mask & other).any(), k
+        if not truth[k].any():
+            assert not mask.any(), k
+    assert dice(mask, truth[-1]) >= 0.9

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lib.prompts.prompts import Direction
-from lib.sam import network, turns
+from lib.sam import moving, network, turns
 from lib.sam.checkpoints import Checkpoint
 from lib.sam.memory import REACH
 from lib.sam.model import Model
@@ -162,9 +162,10 @@ def test_other_weights_after_the_first_picture(model, other_model, movie, given)
     assert np.array_equal(stream.step(other_model, movie[1]).mask, straight.step(other_model, movie[1]).mask)
 
 
-def test_other_weights_while_it_is_lost(model, other_model, movie, given, presence):
+def test_other_weights_while_it_is_lost(model, other_model, movie, given, presence, monkeypatch):
     stream = Stream(model, movie[0], given["mask"], use_zoom=False)
     presence(-10.0)
+    monkeypatch.setattr(moving, "FOUND_ALIKE", 10.0)  # weights at random find it anywhere
     assert not stream.step(model, movie[1]).mask.any()
     assert stream.step(other_model, movie[2]).mask.shape == SHAPE
     assert set(stream._tracker.memory.conditioning) == {0}

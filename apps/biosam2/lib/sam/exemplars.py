@@ -11,18 +11,16 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 
 from lib.errors import Cancelled
 from lib.evaluation.metrics import dice
 from lib.evaluation.simulate import deepest, largest
 from lib.prompts.prompts import SlicePrompts
 from lib.sam import zoom
-from lib.sam.memory import Memory, Planes, Remembering
+from lib.sam.memory import Memory, Planes, Remembering, masks_of_what_is_absent
 from lib.sam.model import Model
 from lib.sam.network import BACKBONE_STRIDE
 from lib.sam.places import Region, expected, landmarks, regions, run_of_slices
@@ -318,7 +316,7 @@ def _outlined(model: Model, plane: np.ndarray, found: Found) -> Found:
     corners, point = zoom.extent(piece), deepest(piece)
     if corners is None or piece.sum() < SMALLEST:
         return found
-    box = (*map(float, corners[0]), *map(float, corners[1]))
+    box = float(corners[0][0]), float(corners[0][1]), float(corners[1][0]), float(corners[1][1])
     mask = segment(model, plane, SlicePrompts(np.array([point], float), np.array([True]), box, None)).mask
     if dice(mask, found.mask) < SAME:
         return found
@@ -364,31 +362,11 @@ def _look(
 
 def _ask(asked: Remembering, index: int) -> _Look:
     embedding = asked._embed(index)
-    with asked.model.running(), _masks_of_what_is_absent(asked.model) as presences:
+    with asked.model.running(), masks_of_what_is_absent(asked.model) as presences:
         answer = asked._step(embedding, index, remember=False)
         logits = answer["pred_masks"].float().clamp(-TRUST, TRUST)
         shape = zoom.shape_of(asked.planes(index))
         return _Look(to_slice(logits, asked.memory.view, shape), min(presences), answer["score"])
-
-
-@contextmanager
-def _masks_of_what_is_absent(model: Model) -> Iterator[list[float]]:
-    """Have the decoder give its mask even where the object score says that there is none.
-
-    sam2 (`SAM2Base._forward_sam_heads`) drops such masks; yields the object scores that it is not told.
-    """
-    presences: list[float] = []
-
-    def there(_module: object, _given: object, output: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        masks, scores, tokens, presence = output
-        presences.extend(presence.float().flatten().tolist())
-        return masks, scores, tokens, torch.full_like(presence, TRUST)
-
-    handle = model.network.sam_mask_decoder.register_forward_hook(there)
-    try:
-        yield presences
-    finally:
-        handle.remove()
 
 
 def _places(masks: Sequence[np.ndarray]) -> list[zoom.Corners | None]:

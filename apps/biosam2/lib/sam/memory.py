@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,6 +20,7 @@ Planes = Callable[[int], np.ndarray]
 
 # sam2 attends to the masks of the last 6 slices and the object pointers of the last 15
 REACH = 16
+THERE = 10.0  # object score of what is certainly there
 
 
 @dataclass(eq=False)
@@ -157,3 +159,23 @@ class Remembering:
             "maskmem_pos_enc": self._positions,
             "obj_ptr": output["obj_ptr"],
         }
+
+
+@contextmanager
+def masks_of_what_is_absent(model: Model) -> Iterator[list[float]]:
+    """Have the decoder give its mask even where the object score says that there is none.
+
+    sam2 (`SAM2Base._forward_sam_heads`) drops such masks; yields the object scores that it is not told.
+    """
+    presences: list[float] = []
+
+    def there(_module: object, _given: object, output: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        masks, scores, tokens, presence = output
+        presences.extend(presence.float().flatten().tolist())
+        return masks, scores, tokens, torch.full_like(presence, THERE)
+
+    handle = model.network.sam_mask_decoder.register_forward_hook(there)
+    try:
+        yield presences
+    finally:
+        handle.remove()

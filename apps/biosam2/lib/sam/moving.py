@@ -7,7 +7,9 @@ picture, and comes back, perhaps elsewhere: so the picture is searched for what 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +20,7 @@ from scipy import ndimage
 from lib.prompts.prompts import SlicePrompts
 from lib.sam import prior, zoom
 from lib.sam.likeness import Likeness, features_of, mean_over, peaks
-from lib.sam.memory import Planes
+from lib.sam.memory import Planes, masks_of_what_is_absent
 from lib.sam.model import Model
 from lib.sam.segment import in_ways, picture, to_logits, to_slice, to_square
 from lib.sam.tracker import Tracker
@@ -28,13 +30,19 @@ ALIKE = 4.0  # logits that a pixel gains, or pays, for what it looks like
 TRUSTED = 0.4, 0.8  # likeness of the object itself, from which on that counts, and counts in full
 # Shares of how much the object usually looks like itself: what looks less like it and fades as well is lost;
 # what is learnt from, and what a search has found, must look more like it.
-LOST_ALIKE, SURE_ALIKE, FOUND_ALIKE = 0.4, 0.3, 0.5
+LOST_ALIKE, SURE_ALIKE, FOUND_ALIKE = 0.4, 0.6, 0.5
 FOUND_SHARES = 0.15, 2.5  # of the area that it had before it was lost
-WHOLE = 0.75  # of that area: what is smaller is partly hidden
+WHOLE, AREAS = 0.75, 16  # of the largest area on so many frames: what is smaller is partly hidden
 STEADY = 0.85, 1.18  # change of the area from frame to frame with which the middle tells the motion
 SEEN = 20.0  # pixels of the network's input that an object's longer side must have where it is searched for
-LEAST_ALIKE = -0.2  # a place's mean likeness, what is around it included, that is worth a closer look
+LEAST_ALIKE = -0.5  # a place's mean likeness, what is around it included, that is worth a closer look
 LOOKS = 2  # at places that look like it, in each frame
+OTHERS = 6  # places at most that look like it while it is seen elsewhere: those are others
+# Shares of how much it usually looks like itself, and of its area: what has been found again must have as
+# much within so many frames, or it is another one.
+SETTLED, PROBATION = (0.8, 0.4), 4
+MORE_ALIKE = 0.3  # likeness by which a place must look more like it than another one did not to be that one
+NEXT_TO, MOVED = 0.75, 0.8  # radii that another is away from it, and that one moves by from frame to frame
 STRAYED, STRAY_PRICE = 4.0, 0.15  # likeness that a place pays for each so many radii from where it should be
 SEARCHED_AGAIN = 8  # frames after which the wider look is learnt from again
 
@@ -73,6 +81,9 @@ class Following(Tracker):
 
     Of the frames it keeps nothing but what `Tracker` keeps and a few sums over features. It asks for the
     pictures of the prompted frames, of this one and of the one before.
+
+    What looks like it beside it, on the last frame on which it is seen, is another one, and is known as such
+    while it is lost; so is what was found again but does not come to look like it.
     """
 
     def __init__(
@@ -84,6 +95,10 @@ class Following(Tracker):
         self._far_learnt = False
         self._since_far = 0  # frames since the second one was learnt
         self._alike: torch.Tensor | None = None  # of the cells in this look
+        self._areas: deque[int] = deque([], AREAS)  # of the last frames on which it was seen
+        # while it is lost, where others are, and how much they looked like it when it was seen beside them
+        self._others: list[tuple[np.ndarray, float]] = []
+        self._doubt = 0  # frames since it was found again, as long as it may be another one
         self._set_out(next(iter(self.prompts)), np.zeros(self.shape, bool))
 
     def start(self, check: Callable[[], None]) -> Iterator[tuple[int, np.ndarray, float]]:
@@ -107,10 +122,15 @@ class Following(Tracker):
             return super().track(index, backwards)
         self._learn_near()
         answer = None if self.lost else self._go_on(index, backwards)
+        if self._doubt:
+            answer = self._unless_another(index, answer)
         if answer is None:
             # frames on which it was fading, or was no more, would tell the network that it is not there
             self.memory.recent.clear()
             self.way.clear()
+            if not self.lost and not self._doubt:
+                self._others = self._others_beside(before)
+            self._doubt = 0
             answer = self._search(index, backwards)
         if answer is None:
             self.lost += 1
@@ -124,7 +144,9 @@ class Following(Tracker):
         self._begin_way()
         self.anchor, self.previous = index, (index, mask)
         self.whole = mask  # where it was last seen whole
+        self._areas = deque([int(mask.sum())], AREAS)
         self.lost = 0  # frames since it was seen
+        self._others, self._doubt = [], 0
         self.usual = 1.0  # how much it looks like what was learnt
         self._near_side, self._far_learnt, self._since_far = 0, False, 0
 
@@ -144,47 +166,111 @@ class Following(Tracker):
         strange = answer.alike < LOST_ALIKE * self.usual
         return answer if answer.mask.any() and not (fades and strange) else None
 
+    def _unless_another(self, index: int, answer: _Answer | None) -> _Answer | None:
+        """What was found again and is in doubt, unless it turns out to be another one by now."""
+        self._follow_others(index)
+        if answer is None:
+            return None
+        too_large = answer.mask.sum() > FOUND_SHARES[1] * self.whole.sum()
+        if self._doubt <= PROBATION and not too_large:
+            return answer
+        self._others.append((_middle(answer.mask), answer.alike))
+        self.lost = self._doubt
+        return None
+
     def _search(self, index: int, backwards: bool) -> _Answer | None:
         """Look closer at the places that look most like it; None if it is at none of them."""
-        middle, radius = _middle(self.whole), float(np.sqrt(self.whole.sum() / np.pi))
+        middle = _middle(self.whole)
         due = np.clip(middle + self.motion * (self.lost + 1), 0, np.array(self.shape) - 1)
-        self._learn_far()
-        view = self._search_view(due)
-        with self.model.running():
-            alike = self._far.of(self._features(self.planes(index), view))[0, 0].cpu().numpy()
-        cell = np.array([view.na, view.nb]) / alike.shape[::-1]
         ranked = []
-        for (row, column), value in peaks(alike, radius / float(cell.mean()), 2 * LOOKS):
-            place = np.array([view.a0, view.b0]) + (np.array([column, row]) + 0.5) * cell - 0.5
-            strayed = float(np.hypot(*(place - due))) / (radius * (1 + self.lost / 2))
+        places = self._alike_on(index, due, 2 * LOOKS + len(self._others))
+        for place, value in self._without_others(places):
+            strayed = float(np.hypot(*(place - due))) / (self._radius * (1 + self.lost / 2))
             ranked.append((value - STRAY_PRICE * strayed / STRAYED, tuple(place)))
         found = []
         for value, promising in sorted(ranked, reverse=True)[:LOOKS]:
             if value > LEAST_ALIKE:
                 shifted = prior.moved(self.whole, np.array(promising) - middle)
-                answer = self._look_for(shifted, index, backwards)
+                answer = self._look_for(shifted, index, backwards, sought=True)
                 share = answer.mask.sum() / self.whole.sum()
                 if answer.alike > FOUND_ALIKE * self.usual and FOUND_SHARES[0] < share < FOUND_SHARES[1]:
-                    found.append((answer.alike * np.sqrt(min(share, 1.0)), answer))
+                    found.append(answer)
         if not found:
             return None
-        best = max(found, key=lambda one: one[0])[1]
+        best = max(found, key=lambda one: one.alike)
         self.view = best.view
         return best
 
-    def _look_for(self, expected: np.ndarray, index: int, backwards: bool) -> _Answer:
-        """Look where the object is expected, as it is shown there: bool (A, B)."""
+    def _alike_on(self, index: int, around: np.ndarray, count: int) -> list[tuple[np.ndarray, float]]:
+        """The places (a, b) on a frame that look most like it, and how much, the best one first."""
+        self._learn_far()
+        view = self._search_view(around)
+        with self.model.running():
+            alike = self._far.of(self._features(self.planes(index), view))[0, 0].cpu().numpy()
+        cell = np.array([view.na, view.nb]) / alike.shape[::-1]
+        corner = np.array([view.a0, view.b0])
+        return [
+            (corner + (np.array([column, row]) + 0.5) * cell - 0.5, value)
+            for (row, column), value in peaks(alike, self._radius / float(cell.mean()), count)
+        ]
+
+    def _others_beside(self, index: int) -> list[tuple[np.ndarray, float]]:
+        """Where on the last frame on which it was seen something else looks like it, and how much."""
+        assert self.previous is not None
+        mask = self.previous[1] if self.previous[1].any() else self.whole
+        apart = ndimage.distance_transform_edt(~mask)
+        limit = np.array(self.shape) - 1
+        found = []
+        for place, value in self._alike_on(index, _middle(mask), OTHERS):
+            cell = np.clip(place.round().astype(int), 0, limit)
+            if value > LEAST_ALIKE and apart[tuple(cell)] > NEXT_TO * self._radius:
+                found.append((place, value))
+        return found
+
+    def _follow_others(self, index: int) -> None:
+        assert self.previous is not None
+        around = _middle(self.previous[1] if self.previous[1].any() else self.whole)
+        self._without_others(self._alike_on(index, around, 2 * LOOKS + len(self._others)))
+
+    def _without_others(self, places: list[tuple[np.ndarray, float]]) -> list[tuple[np.ndarray, float]]:
+        """Less those places where the others have moved to, which are looked up there the next time.
+
+        What looks far more like it than the other did is not the other.
+        """
+        left = list(places)
+        for number, (other, alike) in enumerate(self._others):
+            near = [
+                (float(np.hypot(*(place - other))), n)
+                for n, (place, value) in enumerate(left)
+                if value < alike + MORE_ALIKE
+            ]
+            if near and min(near)[0] <= MOVED * self._radius:
+                self._others[number] = left.pop(min(near)[1])[0], alike
+        return left
+
+    @property
+    def _radius(self) -> float:
+        """Of the object, where it was last seen whole; pixels."""
+        return float(np.sqrt(self.whole.sum() / np.pi))
+
+    def _look_for(self, expected: np.ndarray, index: int, backwards: bool, sought: bool = False) -> _Answer:
+        """Look where the object is expected, as it is shown there: bool (A, B).
+
+        Where it is `sought`, the network, which does not expect it there, has no say in whether it is there.
+        """
         start, view = self.prompted[self.anchor], self.memory.view
         if start.any() and expected.any():
             # what memory tells of places is right in a view that has come as far as the object
             view = zoom.moved(view, prior.shift_between(start, expected), self.shape)
         self.view = view
         embedding = self._embed(index)
-        with self.model.running():
+        with self.model.running(), masks_of_what_is_absent(self.model) if sought else nullcontext() as said:
             features = features_of(embedding, picture(self.planes(index), view))
             self._alike = self._near.of(features) if self._near.is_known else None
             beside = to_logits(expected, view, self.model.size).to(self.model.device)
             output = self._step(embedding, index, previous=beside, backwards=backwards)
+            if said:
+                output["presence"] = max(min(said), 0.0)
             mask = to_slice(output["pred_masks"], view, self.shape) > 0
             alike = 1.0 if self._alike is None else mean_over(self._alike, self._seen(mask, view))
         return _Answer(mask, output["score"], alike, output, view, features)
@@ -213,16 +299,21 @@ class Following(Tracker):
         mask, last = answer.mask, self.previous[1]
         if not self.lost and STEADY[0] < mask.sum() / max(1, last.sum()) < STEADY[1]:
             self.motion = (self.motion + prior.shift_between(last, mask)) / 2
+        was_lost = self.lost > 0
         self.lost, self.previous = 0, (index, mask)
         self.way.append(answer.output["presence"])
         self._since_far += 1
-        if answer.score < prior.SURE or answer.alike < SURE_ALIKE * self.usual:
+        self._doubt += bool(self._doubt or was_lost)
+        if answer.alike > SETTLED[0] * self.usual and mask.sum() > SETTLED[1] * self.whole.sum():
+            self._doubt = 0
+        if self._doubt or answer.score < prior.SURE or answer.alike < SURE_ALIKE * self.usual:
             return
         self.known.add(index, prior.Known.of(mask))
         with self.model.running():
             self._near.learn(answer.features, self._seen(mask, answer.view))
         self.usual = 0.8 * self.usual + 0.2 * answer.alike
-        if mask.sum() > WHOLE * self.whole.sum():
+        self._areas.append(int(mask.sum()))
+        if mask.sum() > WHOLE * max(self._areas):
             self.whole = mask
             if self._since_far >= SEARCHED_AGAIN:
                 self._since_far = 0
