@@ -97,7 +97,13 @@ class Model:
         hit : bool
             True when it came from the cache.
         """
-        key = signature(pixels, self.checkpoint.version, self.size)
+        return self.embed_as(signature(pixels, self.checkpoint.version, self.size), lambda: pixels)
+
+    def embed_as(self, key: str, pixels: Callable[[], np.ndarray]) -> tuple[Embedding, bool]:
+        """The same under a key, for a picture that is made only if it has not been seen before.
+
+        The key stands for the picture, the weights and the input size: see `signature`.
+        """
         found = self.cache.get(key)
         if found is not None:
             return found, True
@@ -106,7 +112,7 @@ class Model:
             found = self.cache.get(key)
             if found is not None:
                 return found, True
-            out = self.network.forward_image(square(pixels, self.size).to(self.device))
+            out = self.network.forward_image(square(pixels(), self.size).to(self.device))
             if self._positions is None:
                 self._positions = out["vision_pos_enc"]
             self.encoded += 1

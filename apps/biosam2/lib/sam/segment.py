@@ -325,7 +325,9 @@ def embed_in_ways(model: Model, pixels: np.ndarray) -> tuple[Embedding, bool]:
     embedding, hit = model.embed(pixels)
     if not model.checkpoint.architecture.draws_prompts:
         return embedding, hit
-    turned, turned_hit = model.embed(np.ascontiguousarray(stretched(pixels)[::-1, ::-1]))
+    turned, turned_hit = model.embed_as(
+        f"{embedding.key} turned", lambda: np.ascontiguousarray(stretched(pixels)[::-1, ::-1])
+    )
     both = tuple(torch.cat(level) for level in zip(embedding.levels, turned.levels, strict=True))
     return Embedding(both, embedding.key), hit and turned_hit
 
