@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from programs import REPOSITORY
 
-MINUTES = 15
+MINUTES = 30
 
 
 @pytest.mark.timeout(MINUTES * 60)

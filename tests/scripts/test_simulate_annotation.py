@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from programs import REPOSITORY
 
-MINUTES = 10
+MINUTES = 20
 IMAGES = 20
 
 
