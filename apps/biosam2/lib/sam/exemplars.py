@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -241,6 +241,9 @@ def _find(
         done += 1
         if progress:
             progress(done, total)
+        stop_if_cancelled()
+
+    def stop_if_cancelled() -> None:
         if cancelled and cancelled():
             raise Cancelled()
 
@@ -271,11 +274,10 @@ def _find(
         if told is None:
             answers = [_both(look, close.get(index)) for index, look in enumerate(seen[name])]
         else:
-            answers = list(_in_one_run(seen[name], close, told))
+            answers = _in_one_run(seen[name], close, told)
         for index, answer in enumerate(answers):
             yield name, _outlined(model, planes(index), answer)
-            if cancelled and cancelled():
-                raise Cancelled()
+            stop_if_cancelled()
 
 
 def _both(whole: _Look, close: _Look | None) -> Found:
@@ -289,7 +291,7 @@ def _both(whole: _Look, close: _Look | None) -> Found:
     return Found(look.mask, look.logits, look.presence, look.score, disagreement(masks))
 
 
-def _in_one_run(seen: Sequence[_Look], close: Mapping[int, _Look], told: Region) -> Iterator[Found]:
+def _in_one_run(seen: Sequence[_Look], close: Mapping[int, _Look], told: Region) -> list[Found]:
     """The answers on all slices, of a structure of which all structures together say where it is.
 
     It is not where no closer look was worth while, and its outline is that of the closer look alone, since
@@ -304,10 +306,13 @@ def _in_one_run(seen: Sequence[_Look], close: Mapping[int, _Look], told: Region)
         for index, look in close.items()
     }
     run = run_of_slices(evidence, told, len(seen))
+    answers = []
     for index, whole in enumerate(seen):
         look = close.get(index) or _Look(np.full_like(whole.logits, -TRUST), -TRUST, 0.0)
         mask = (look.logits > 0) & (index in run)
-        yield Found(mask, look.logits, look.presence, look.score, disagreement([whole.mask, mask]))
+        apart = disagreement([whole.mask, mask])
+        answers.append(Found(mask, look.logits, look.presence, look.score, apart))
+    return answers
 
 
 def _outlined(model: Model, plane: np.ndarray, found: Found) -> Found:

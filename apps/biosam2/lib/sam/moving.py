@@ -168,11 +168,12 @@ class Following(Tracker):
 
     def _unless_another(self, index: int, answer: _Answer | None) -> _Answer | None:
         """What was found again and is in doubt, unless it turns out to be another one by now."""
-        self._follow_others(index)
         if answer is None:
             return None
         too_large = answer.mask.sum() > FOUND_SHARES[1] * self.whole.sum()
         if self._doubt <= PROBATION and not too_large:
+            # where the others are by now must be known if it comes to a search; a search looks by itself
+            self._without_others(self._alike_on(index, self._last_seen, 2 * LOOKS + len(self._others)))
             return answer
         self._others.append((_middle(answer.mask), answer.alike))
         self.lost = self._doubt
@@ -217,20 +218,14 @@ class Following(Tracker):
     def _others_beside(self, index: int) -> list[tuple[np.ndarray, float]]:
         """Where on the last frame on which it was seen something else looks like it, and how much."""
         assert self.previous is not None
-        mask = self.previous[1] if self.previous[1].any() else self.whole
-        apart = ndimage.distance_transform_edt(~mask)
+        apart = ndimage.distance_transform_edt(~self.previous[1])
         limit = np.array(self.shape) - 1
         found = []
-        for place, value in self._alike_on(index, _middle(mask), OTHERS):
+        for place, value in self._alike_on(index, self._last_seen, OTHERS):
             cell = np.clip(place.round().astype(int), 0, limit)
             if value > LEAST_ALIKE and apart[tuple(cell)] > NEXT_TO * self._radius:
                 found.append((place, value))
         return found
-
-    def _follow_others(self, index: int) -> None:
-        assert self.previous is not None
-        around = _middle(self.previous[1] if self.previous[1].any() else self.whole)
-        self._without_others(self._alike_on(index, around, 2 * LOOKS + len(self._others)))
 
     def _without_others(self, places: list[tuple[np.ndarray, float]]) -> list[tuple[np.ndarray, float]]:
         """Less those places where the others have moved to, which are looked up there the next time.
@@ -247,6 +242,12 @@ class Following(Tracker):
             if near and min(near)[0] <= MOVED * self._radius:
                 self._others[number] = left.pop(min(near)[1])[0], alike
         return left
+
+    @property
+    def _last_seen(self) -> np.ndarray:
+        """Its middle (a, b) on the frame before, where it was seen."""
+        assert self.previous is not None
+        return _middle(self.previous[1])
 
     @property
     def _radius(self) -> float:
@@ -299,11 +300,11 @@ class Following(Tracker):
         mask, last = answer.mask, self.previous[1]
         if not self.lost and STEADY[0] < mask.sum() / max(1, last.sum()) < STEADY[1]:
             self.motion = (self.motion + prior.shift_between(last, mask)) / 2
-        was_lost = self.lost > 0
+        if self.lost or self._doubt:
+            self._doubt += 1
         self.lost, self.previous = 0, (index, mask)
         self.way.append(answer.output["presence"])
         self._since_far += 1
-        self._doubt += bool(self._doubt or was_lost)
         if answer.alike > SETTLED[0] * self.usual and mask.sum() > SETTLED[1] * self.whole.sum():
             self._doubt = 0
         if self._doubt or answer.score < prior.SURE or answer.alike < SURE_ALIKE * self.usual:
