@@ -26,16 +26,13 @@ from skimage.draw import polygon2mask
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(REPOSITORY / "apps" / "biosam2"), str(Path(__file__).parent)]
 
-from movies import DEFAULT, strip  # noqa: E402
+from movies import DEFAULT, follow, strip  # noqa: E402
 
 from lib.evaluation.davis import boundary_accuracy, region_similarity  # noqa: E402
 from lib.evaluation.metrics import dice  # noqa: E402
 from lib.evaluation.simulate import clicks  # noqa: E402
-from lib.imaging.video.frames import Frames  # noqa: E402
 from lib.imaging.video.open import open_video  # noqa: E402
-from lib.prompts.prompts import SlicePrompts  # noqa: E402
-from lib.sam.model import Model, ModelSlot  # noqa: E402
-from lib.sam.propagate import Target, propagate  # noqa: E402
+from lib.sam.model import ModelSlot  # noqa: E402
 
 CINE = "color3d_jpeg_baseline.dcm"
 BOX = (300.0, 133.0, 392.0, 266.0)  # x0, y0, x1, y1 on the first frame
@@ -69,16 +66,6 @@ OUTLINES = {
 }  # fmt: skip
 
 
-def follow(model: Model, frames: Frames, start: int, prompts: SlicePrompts) -> np.ndarray:
-    """The masks, bool (T, W, H), of what is prompted on one frame."""
-    masks = np.zeros((len(frames), *frames.about.size), bool)
-    for one in propagate(
-        model, frames.__getitem__, len(frames), [Target({start: prompts}, 0, len(frames) - 1)]
-    ):
-        masks[one.index] = one.mask
-    return masks
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -92,14 +79,14 @@ def main() -> None:
         sys.exit("There is no cine: pip install --no-deps pydicom-data, or say where it is with --file.")
     torch.set_num_threads(1)
     model = ModelSlot(args.checkpoint, "cpu").get()
-    with open_video(Path(path)) as frames:
-        there = follow(model, frames, 0, clicks([], [], box=BOX))
-        back = follow(model, frames, len(frames) - 1, clicks([], [], mask=there[-1]))
-        references = {n: polygon2mask(frames.about.size, outline) for n, outline in OUTLINES.items()}
-        if args.strip:
-            shown = list(references)
-            pictures = np.stack([frames[n] for n in shown])
-            strip(pictures, np.stack(list(references.values())), there[shown], args.strip, each=1)
+    with open_video(Path(path)) as video:
+        frames = np.stack(list(video))
+    there = follow(model, frames, clicks([], [], box=BOX))
+    back = follow(model, frames, clicks([], [], mask=there[-1]), start=len(frames) - 1)
+    references = {n: polygon2mask(frames.shape[1:3], outline) for n, outline in OUTLINES.items()}
+    if args.strip:
+        shown = list(references)
+        strip(frames[shown], np.stack(list(references.values())), there[shown], args.strip, each=1)
     print("| frame | J | F | Dice |\n|---|---|---|---|")
     rows = []
     for number, reference in references.items():

@@ -32,10 +32,10 @@ SLACK = 3  # pixels that a box may be too large by on each side
 WAYS = ("box", "mask")
 
 
-def follow(model: Model, frames: np.ndarray, prompts: SlicePrompts) -> np.ndarray:
-    """The masks, bool (T, W, H), of what is prompted on the first of frames (T, W, H[, 3])."""
+def follow(model: Model, frames: np.ndarray, prompts: SlicePrompts, start: int = 0) -> np.ndarray:
+    """The masks, bool (T, W, H), of what is prompted on frame `start` of frames (T, W, H[, 3])."""
     masks = np.zeros(frames.shape[:3], bool)
-    target = Target({0: prompts}, 0, len(frames) - 1)
+    target = Target({start: prompts}, 0, len(frames) - 1)
     for one in propagate(model, frames.__getitem__, len(frames), [target]):
         masks[one.index] = one.mask
     return masks
