@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+import lib.bank.bank as bank_module
 from lib.sam.exemplars import Exemplar, pooled
 
 from .conftest import NAMES
@@ -75,6 +76,37 @@ def test_exemplars_are_slices_of_the_structure(site, bank, slot):
             or abs(np.linalg.norm(exemplar.embedding) - 1) < 1e-5
         )
     assert exemplars(bank, slot, "kidney", target) == []
+
+
+def test_more_patients_are_asked_where_each_has_few_slices(site, bank, slot, monkeypatch):
+    """A picture is a patient of one slice: a few of those are no more than a part of a volume."""
+    monkeypatch.setattr(bank_module, "PATIENTS", 2)
+    target = embeddings(slot, site.anatomy.patient(3).pixels)
+    for number in range(4):
+        site.label(number)
+    bank.refresh()
+    monkeypatch.setattr(bank_module, "ATTENDED", 4)
+    assert len(bank.sought(slot.get(), target)["spleen"].layouts) == 2
+
+    for number in range(4):
+        label = site.truth(number)
+        middle = int(np.median(np.flatnonzero((label == 2).any((0, 1)))))
+        plane = np.zeros_like(label)
+        plane[..., middle] = label[..., middle]
+        site.label(number, voxels=plane)
+    bank.refresh()
+    sought = bank.sought(slot.get(), target)["spleen"]
+    assert len(sought.exemplars) == len({e.key[0] for e in sought.exemplars}) == len(sought.layouts) == 4
+    assert sought.share == 5 / 6
+
+
+def test_how_usual_a_structure_is(site, bank, slot):
+    for number in range(3):
+        label = site.truth(number)
+        site.label(number, voxels=label if number else np.where(label == 1, 1, 0).astype(np.uint8))
+    bank.refresh()
+    sought = bank.sought(slot.get(), embeddings(slot, site.anatomy.patient(3).pixels))
+    assert sought["liver"].share == 4 / 5 and sought["spleen"].share == 3 / 5
 
 
 def test_a_negative_of_the_image_is_asked_about_negatives(site, bank, slot):

@@ -92,3 +92,15 @@ def test_what_is_not_there_is_said(tmp_path):
         SimulatedSet("human", templates=tmp_path)
     with pytest.raises(NotFound, match="not one of bodies"):
         SimulatedSet("horses")
+
+
+def test_a_standard_plane_is_the_middle_slice():
+    whole, plane = (SimulatedSet("trunks", 5, slices=n) for n in (None, 1))
+    for number in range(5):
+        one, other = whole.case(number), plane.case(number)
+        assert other.voxels.shape == (*one.voxels.shape[:2], 1) and other.name == one.name
+        middle = (plane._anatomy.shape[2] - 1) // 2
+        k = middle - round(one.affine[2, 3] / one.affine[2, 2] + plane._anatomy.shape[2] / 2)
+        if 0 <= k < one.voxels.shape[2]:  # a scan may end before that
+            np.testing.assert_array_equal(one.voxels[..., k], other.voxels[..., 0])
+            np.testing.assert_allclose(one.affine @ [0, 0, k, 1], other.affine @ [0, 0, 0, 1])

@@ -134,3 +134,11 @@ def test_what_is_seen_nowhere_is_on_no_slice():
     where = Region(np.array([0.3, 0, 0]), np.array([0.6, 1, 1]), np.array([0.45, 0.5, 0.5]))
     assert len(run_of_slices({k: -3.0 for k in range(10)}, where, 10)) == 0
     assert len(run_of_slices({}, where, 10)) == 0
+
+
+def test_what_most_patients_have_is_there_until_something_speaks_against_it():
+    where = Region(np.array([0.3, 0, 0]), np.array([0.6, 1, 1]), np.full(3, 0.5))
+    unsure = {3: -1.0, 4: -0.5, 5: -1.0}
+    assert len(run_of_slices(unsure, where, 10, 0.5)) == len(run_of_slices(unsure, where, 10, 0.4)) == 0
+    assert run_of_slices(unsure, where, 10, 0.8) == range(3, 6)
+    assert len(run_of_slices({k: v - 2 for k, v in unsure.items()}, where, 10, 0.8)) == 0

@@ -16,7 +16,7 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.exception import MONAILabelException
 
 from lib.errors import UserError
-from lib.sam.exemplars import Exemplar, Sought, pooled
+from lib.sam.exemplars import ATTENDED, Exemplar, Sought, pooled
 from lib.sam.model import Model
 from lib.sam.places import Region, regions
 from lib.trainers.finetune.cases import LabelledCase, labelled_case
@@ -25,7 +25,8 @@ from lib.trainers.retrain.monai_label import FinalLabels
 
 logger = logging.getLogger(__name__)
 
-PATIENTS = 5  # labelled patients that are asked about a structure, the nearest ones
+# Labelled patients that are asked about a structure, the nearest ones: more where they have few slices of it.
+PATIENTS = 5
 SLICES = 4  # of each patient and structure
 SMALLEST = 12  # pixels of a structure on an exemplar
 
@@ -221,10 +222,18 @@ class LabelBank:
         near.sort(key=lambda one: -one.likeness)
         found = {}
         for name in self.structures():
-            chosen = [one for one in near if one.known.has(name)][:PATIENTS]
-            exemplars = [e for one in chosen for e in one.known.exemplars(model, name, one.negative)]
+            having = [one for one in near if one.known.has(name)]
+            exemplars: list[Exemplar] = []
+            layouts: list[dict[str, Region]] = []
+            for one in having:
+                if len(layouts) >= PATIENTS and len(exemplars) >= ATTENDED:
+                    break
+                exemplars += one.known.exemplars(model, name, one.negative)
+                layouts.append(one.known.layout)
             if exemplars:
-                found[name] = Sought(exemplars, [one.known.layout for one in chosen])
+                # Laplace's rule of succession: of one patient who has it little follows for the next
+                share = (len(having) + 1) / (len(near) + 2)
+                found[name] = Sought(exemplars, layouts, share)
         return found
 
 

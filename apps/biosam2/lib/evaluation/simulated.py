@@ -159,6 +159,8 @@ class SimulatedSet:
         Other patients, and for drawn sets another anatomy.
     templates : Path
         Folder of the brains; drawn sets need none.
+    slices : int, optional
+        So many slices of each scan, those in the middle: one is a standard plane, as of ultrasound.
 
     Attributes
     ----------
@@ -171,10 +173,17 @@ class SimulatedSet:
         If there is no such set, or a brain is not in `templates`.
     """
 
-    def __init__(self, name: str, count: int = COUNT, seed: int = 0, templates: Path = TEMPLATES) -> None:
+    def __init__(
+        self,
+        name: str,
+        count: int = COUNT,
+        seed: int = 0,
+        templates: Path = TEMPLATES,
+        slices: int | None = None,
+    ) -> None:
         if name not in SETS:
             raise NotFound(f'set "{name}" is not one of {", ".join(SETS)}.')
-        self.name, self.seed = name, seed
+        self.name, self.seed, self.slices = name, seed, slices
         self._anatomy = Anatomy(1000 * DRAWN[name] + seed) if name in DRAWN else None
         self._brain = None if self._anatomy else _read(name, templates)
         if self._anatomy:
@@ -205,7 +214,7 @@ class SimulatedSet:
         )
         labels = _labels_at(source.labels, where, len(self.structures))
         pixels = _scanned(rng, about, voxels, kind)
-        first, last = _extent(rng, int(shape[2]))
+        first, last = _extent(rng, int(shape[2]), self.slices)
         labels = labels[:, :, first:last]
         for value in self.structures:
             if (labels == value).sum() < LEAST_VOXELS:
@@ -382,10 +391,13 @@ def _scanned(
     return (np.clip((image - low) / (high - low), 0, 1) * 255).astype(np.uint8)
 
 
-def _extent(rng: np.random.Generator, slices: int) -> tuple[int, int]:
-    """First slice of a scan and the one after its last: a few end early."""
+def _extent(rng: np.random.Generator, count: int, wanted: int | None) -> tuple[int, int]:
+    """First slice of a scan and the one after its last: those `wanted`, or all; a few end early then."""
+    if wanted is not None:
+        first = max(0, (count - wanted) // 2)
+        return first, min(count, first + wanted)
     early, missing, top = rng.random() < CUT, rng.uniform(*CUT_SHARE), rng.random() < 0.5
     if not early:
-        return 0, slices
-    kept = slices - int(missing * slices)
-    return (0, kept) if top else (slices - kept, slices)
+        return 0, count
+    kept = count - int(missing * count)
+    return (0, kept) if top else (count - kept, count)

@@ -105,10 +105,13 @@ class Sought:
         One at least.
     layouts : sequence of mappings
         Of each labelled patient, the regions of all structures by name.
+    share : float
+        Of the patients that have it, above 0 and below 1.
     """
 
     exemplars: Sequence[Exemplar]
     layouts: Sequence[Mapping[str, Region]] = ()
+    share: float = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -274,7 +277,7 @@ def _find(
         if told is None:
             answers = [_both(look, close.get(index)) for index, look in enumerate(seen[name])]
         else:
-            answers = _in_one_run(seen[name], close, told)
+            answers = _in_one_run(seen[name], close, told, known[name].share)
         for index, answer in enumerate(answers):
             yield name, _outlined(model, planes(index), answer)
             stop_if_cancelled()
@@ -291,7 +294,7 @@ def _both(whole: _Look, close: _Look | None) -> Found:
     return Found(look.mask, look.logits, look.presence, look.score, disagreement(masks))
 
 
-def _in_one_run(seen: Sequence[_Look], close: Mapping[int, _Look], told: Region) -> list[Found]:
+def _in_one_run(seen: Sequence[_Look], close: Mapping[int, _Look], told: Region, share: float) -> list[Found]:
     """The answers on all slices, of a structure of which all structures together say where it is.
 
     It is not where no closer look was worth while, and its outline is that of the closer look alone, since
@@ -305,7 +308,7 @@ def _in_one_run(seen: Sequence[_Look], close: Mapping[int, _Look], told: Region)
         index: counts(look) + BESIDE * counts(seen[index]) - NO_MASK * (not (look.logits > 0).any())
         for index, look in close.items()
     }
-    run = run_of_slices(evidence, told, len(seen))
+    run = run_of_slices(evidence, told, len(seen), share)
     answers = []
     for index, whole in enumerate(seen):
         look = close.get(index) or _Look(np.full_like(whole.logits, -TRUST), -TRUST, 0.0)
@@ -330,10 +333,16 @@ def _outlined(model: Model, plane: np.ndarray, found: Found) -> Found:
 
 
 def _seen_at(seen: Mapping[str, list[_Look]]) -> tuple[dict[str, Region], dict[str, float]]:
-    """Where structures were seen in the whole slices, and how sure that is; without those not seen."""
+    """Where structures were seen in the whole slices, and how sure that is; without those not seen.
+
+    Of one that no slice is sure of, the slice that is least unsure tells: where nobody is sure of anything,
+    they may still agree.
+    """
     there: dict[str, Region] = {}
     sure: dict[str, float] = {}
     for name, looks in seen.items():
+        if not any(look.mask.any() for look in looks):
+            looks = _least_unsure(looks)
         masks = np.stack([look.mask for look in looks])
         areas = masks.sum((1, 2))
         if areas.any():
@@ -342,6 +351,13 @@ def _seen_at(seen: Mapping[str, list[_Look]]) -> tuple[dict[str, Region], dict[s
             weights = np.minimum(areas, np.median(areas[areas > 0]))
             sure[name] = float(weights @ [look.score for look in looks] / weights.sum())
     return there, sure
+
+
+def _least_unsure(looks: Sequence[_Look]) -> list[_Look]:
+    """The same, as if it had been seen on the slice with the highest object score, as sure as that says."""
+    best = max(looks, key=lambda look: look.presence)
+    believed = replace(best, presence=TRUST, score=best.score / (1 + float(np.exp(-best.presence))))
+    return [believed if look is best else look for look in looks]
 
 
 def _most_alike(model: Model, exemplars: Sequence[Exemplar], embedding: np.ndarray) -> list[Exemplar]:
