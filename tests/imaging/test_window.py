@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lib.errors import UserError
-from lib.imaging.window import PRESETS, Window, choose_window, looks_like_ct, stretched, to_uint8
+from lib.imaging.window import PRESETS, Window, choose_window, equalised, looks_like_ct, stretched, to_uint8
 
 
 @pytest.fixture
@@ -167,3 +167,22 @@ def test_a_faint_part_is_stretched_to_black_and_white_and_hues_stay():
     colour = np.stack([faint, faint // 2, np.zeros_like(faint)], -1)
     red, green, blue = np.moveaxis(stretched(colour).astype(int), -1, 0)
     assert (red > green).all() and (green > blue).all()
+
+
+def test_each_place_is_equalised_in_its_own_contrast():
+    """Two discs, a little brighter than what is around them, one in the dark and one in the light."""
+    rng = np.random.default_rng(0)
+    rows, columns = np.indices((64, 128))
+    ground = np.where(columns < 64, 40, 200) + rng.normal(0, 2, (64, 128))
+    discs = [(rows - 32) ** 2 + (columns - middle) ** 2 < 100 for middle in (32, 96)]
+    pixels = (ground + 6 * (discs[0] | discs[1])).astype(np.uint8)
+    shown, wide = equalised(pixels), stretched(pixels)
+    assert shown.dtype == np.uint8 and shown.shape == pixels.shape
+    for one, side in zip(discs, (columns < 64, columns >= 64), strict=True):
+        gap, before = (found[one].mean() - found[side & ~one].mean() for found in (shown, wide))
+        assert gap > 1.3 * before
+    flat = np.full((20, 20, 3), 77, np.uint8)
+    np.testing.assert_array_equal(equalised(flat), flat)
+    colour = np.stack([pixels, pixels // 2, pixels // 4], -1)
+    red, green, blue = np.moveaxis(equalised(colour).astype(int), -1, 0)
+    assert (red >= green).all() and (green >= blue).all()

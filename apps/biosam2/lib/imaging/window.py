@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from skimage.exposure import equalize_adapthist
 
 from lib.errors import UserError
 from lib.imaging.volume import Volume
@@ -172,6 +173,7 @@ def _is_number(value: object) -> bool:
     return is_real and math.isfinite(float(value))  # type: ignore[arg-type]
 
 
+CONTRAST = 0.01  # how far a place's own contrast may be drawn out
 LEAST_RANGE = 8  # grey levels: a flat picture is not made into one of its noise
 
 
@@ -197,3 +199,21 @@ def stretched(pixels: np.ndarray, share: float = 0.01) -> np.ndarray:
     scale = 255 / max(int(high) - int(low), LEAST_RANGE)
     table = np.clip((np.arange(256) - float(low)) * scale, 0, 255).astype(np.uint8)
     return table[pixels]
+
+
+def equalised(pixels: np.ndarray) -> np.ndarray:
+    """A part of a slice with the contrast of each place drawn out (CLAHE, Zuiderveld 1994).
+
+    Parameters
+    ----------
+    pixels : ndarray uint8, (A, B) or (A, B, 3)
+        Of a colour, its brightness is equalised.
+
+    Returns
+    -------
+    ndarray uint8
+        As large as `pixels`.
+    """
+    if int(pixels.max(initial=0)) - int(pixels.min(initial=255)) < LEAST_RANGE:
+        return pixels
+    return (equalize_adapthist(pixels, clip_limit=CONTRAST) * 255).round().astype(np.uint8)

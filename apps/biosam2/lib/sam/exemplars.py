@@ -1,9 +1,9 @@
 """Labelled slices of other patients -> the same structures on the slices of this one, from SAM 2's memory.
 
-A labelled slice is remembered as if a person had prompted it. Then each slice is asked about twice: seen
-whole, which says where a structure is, and close by, which says what its outline is and whether it is there
-at all. Where to look closer is told by all structures together, and so is where a structure begins and ends,
-see `lib.sam.places`. What was found is then prompted for.
+A labelled slice is remembered as if a person had prompted it. Then each slice is asked about: seen whole,
+which says where a structure is, and close by, from two distances, which says what its outline is and whether
+it is there at all. Where to look closer is told by all structures together, and so is where a structure
+begins and ends, see `lib.sam.places`. What was found is then prompted for.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 from lib.errors import Cancelled
 from lib.evaluation.metrics import dice
 from lib.evaluation.simulate import deepest, largest
+from lib.imaging.window import equalised
 from lib.prompts.prompts import SlicePrompts
 from lib.sam import zoom
 from lib.sam.memory import Memory, Planes, Remembering, masks_of_what_is_absent
@@ -34,7 +35,9 @@ FAR = 32  # slices that lie between an exemplar and what it is asked about, for 
 # 0.73 with two voters of 8). It takes time with their number and the square of the size, which bound them.
 ATTENDED, CELLS = 16, 16 * 32 * 32
 LEAST_ATTENDED = 4
-CLOSE = 2.5  # side of the close view, in extents of the structure on the exemplars
+# The closer looks: the side of the view, in extents of the structure on the exemplars, and whether contrast
+# is equalised in it, which shows what is faint (drawn anatomies: Dice 0.757, 0.745 with the first alone).
+CLOSER = (2.5, False), (4.0, True)
 TRUST = 10.0  # logits beyond which a look counts no more
 # Of what tells on which slices a structure is: object scores beyond which one slice counts no more, how much
 # the look at the whole slice counts beside the closer one, and what a closer look without a mask costs.
@@ -157,13 +160,13 @@ class Memories:
         self._kept: OrderedDict[tuple, dict] = OrderedDict()
         self._lock = threading.Lock()
 
-    def of(self, model: Model, exemplar: Exemplar, view: View) -> dict:
-        """The memory of one in a view, as sam2 keeps that of a prompted slice."""
-        key = (model.checkpoint.version, model.size, exemplar.key, view)
+    def of(self, model: Model, exemplar: Exemplar, view: View, equal: bool = False) -> dict:
+        """The memory of one in a view, equalised or not, as sam2 keeps that of a prompted slice."""
+        key = (model.checkpoint.version, model.size, exemplar.key, view, equal)
         with self._lock:
             found = self._kept.get(key)
         if found is None:
-            one = Remembering(model, lambda _: exemplar.plane, 1, view)
+            one = Remembering(model, lambda _: _shown(exemplar.plane, view, equal), 1, view)
             one._condition_on_mask(0, exemplar.mask)
             found = one.memory.conditioning[0]
         with self._lock:
@@ -271,8 +274,7 @@ def _find(
         for index, place in enumerate(places):
             exemplars = alike[name][index]
             if place is not None:
-                view = _close_view(place, exemplars, shape, model.size)
-                close[index] = _look(model, planes(index), view, exemplars, memories, _near(model.size))
+                close[index] = _closer(model, planes(index), place, exemplars, memories)
             step()
         if told is None:
             answers = [_both(look, close.get(index)) for index, look in enumerate(seen[name])]
@@ -367,6 +369,22 @@ def _most_alike(model: Model, exemplars: Sequence[Exemplar], embedding: np.ndarr
     return sorted(exemplars, key=lambda e: -float(e.embedding @ embedding))[:most]
 
 
+def _closer(
+    model: Model, plane: np.ndarray, place: zoom.Corners, exemplars: Sequence[Exemplar], memories: Memories
+) -> _Look:
+    """The mean of the closer looks at a place."""
+    looks = []
+    for extents, equal in CLOSER:
+        view = _close_view(place, exemplars, zoom.shape_of(plane), model.size, extents)
+        near = _near(model.size, extents)
+        looks.append(_look(model, plane, view, exemplars, memories, near, equal))
+    return _Look(
+        np.mean([look.logits for look in looks], 0),
+        float(np.mean([look.presence for look in looks])),
+        float(np.mean([look.score for look in looks])),
+    )
+
+
 def _look(
     model: Model,
     plane: np.ndarray,
@@ -374,11 +392,21 @@ def _look(
     exemplars: Sequence[Exemplar],
     memories: Memories,
     view_of: Callable[[Exemplar], View],
+    equal: bool = False,
 ) -> _Look:
-    known = [memories.of(model, exemplar, view_of(exemplar)) for exemplar in exemplars]
-    asked = Remembering(model, lambda _: plane, len(known) + FAR + 1, view)
+    known = [memories.of(model, exemplar, view_of(exemplar), equal) for exemplar in exemplars]
+    asked = Remembering(model, lambda _: _shown(plane, view, equal), len(known) + FAR + 1, view)
     asked.memory = Memory(view, dict(enumerate(known)))
     return _ask(asked, len(known) + FAR)
+
+
+def _shown(plane: np.ndarray, view: View, equal: bool) -> np.ndarray:
+    """A slice as it is, or equalised in a view."""
+    if not equal:
+        return plane
+    shown = plane.copy()
+    shown[view.window] = equalised(plane[view.window])
+    return shown
 
 
 def _ask(asked: Remembering, index: int) -> _Look:
@@ -400,25 +428,25 @@ def _whole(exemplar: Exemplar) -> View:
     return zoom.whole(zoom.shape_of(exemplar.plane))
 
 
-def _near(size: int) -> Callable[[Exemplar], View]:
-    """The close view of an exemplar: its structure in the middle."""
+def _near(size: int, extents: float) -> Callable[[Exemplar], View]:
+    """The close view of an exemplar, so many extents wide: its structure in the middle."""
 
     def view(exemplar: Exemplar) -> View:
         corners = zoom.extent(exemplar.mask)
         assert corners is not None  # there are no empty exemplars
         shape = zoom.shape_of(exemplar.mask)
-        return zoom.around(*corners, shape, size, least=CLOSE * _side(corners))
+        return zoom.around(*corners, shape, size, least=extents * _side(corners))
 
     return view
 
 
 def _close_view(
-    place: zoom.Corners, exemplars: Sequence[Exemplar], shape: tuple[int, int], size: int
+    place: zoom.Corners, exemplars: Sequence[Exemplar], shape: tuple[int, int], size: int, extents: float
 ) -> View:
     """The view of a place in which a structure as large as on the exemplars is as close as on theirs."""
     boxes = [zoom.extent(exemplar.mask) for exemplar in exemplars]
     side = float(np.median([_side(box) for box in boxes if box is not None]))
-    return zoom.around(*place, shape, size, least=CLOSE * side)
+    return zoom.around(*place, shape, size, least=extents * side)
 
 
 def _side(corners: zoom.Corners) -> float:
