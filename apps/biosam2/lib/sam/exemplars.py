@@ -204,7 +204,7 @@ def find(
     wanted : callable, optional
         Name -> whether it is to be found.
     progress : callable, optional
-        Called with the number of looks done and in all.
+        Called with the number of looks and outlines done, and in all.
     cancelled : callable, optional
         Asked before every look.
 
@@ -240,16 +240,13 @@ def _find(
     beside = {other for name in wanted for other in landmarks(name, known[name].layouts) if other in known}
     seen: dict[str, list[_Look]] = {name: [] for name in sorted(beside.union(wanted))}
     count = len(embeddings)
-    done, total = 0, count * (len(seen) + len(wanted))
+    done, total = 0, count * (len(seen) + 2 * len(wanted))
 
     def step() -> None:
         nonlocal done
         done += 1
         if progress:
             progress(done, total)
-        stop_if_cancelled()
-
-    def stop_if_cancelled() -> None:
         if cancelled and cancelled():
             raise Cancelled()
 
@@ -282,7 +279,7 @@ def _find(
             answers = _in_one_run(seen[name], close, told, known[name].share)
         for index, answer in enumerate(answers):
             yield name, _outlined(model, planes(index), answer)
-            stop_if_cancelled()
+            step()
 
 
 def _both(whole: _Look, close: _Look | None) -> Found:
