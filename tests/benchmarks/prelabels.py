@@ -3,9 +3,10 @@
 .venv/bin/python tests/benchmarks/prelabels.py [--help]
 
 Drawn anatomies: patients of other shapes and contrasts, one in five with an inverted scanner
-(`lib.evaluation.anatomy`). Brains, a human's and a macaque's: bent, sized, turned, of another contrast
-(`lib.evaluation.simulated`; `scripts/simulated_sets` fetches them). Images and labels are files in a
-datastore, and what is asked is what `biosam2_auto` asks. The interval is over the unseen cases.
+(`lib.evaluation.anatomy`). Sets of patients that are bent, sized, turned, of another contrast: two drawn
+ones, and brains, a human's and a macaque's (`lib.evaluation.simulated`; `scripts/simulated_sets` fetches
+these). With `--slices 1` each of their patients is one plane. Images and labels are files in a datastore, and
+what is asked is what `biosam2_auto` asks. The interval is over the unseen cases.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from lib.bank.bank import LabelBank  # noqa: E402
 from lib.bank.pipeline import prelabel  # noqa: E402
 from lib.evaluation.anatomy import ORGANS, SPACING, Anatomy  # noqa: E402
 from lib.evaluation.metrics import dice, interval  # noqa: E402
-from lib.evaluation.simulated import BRAINS, TEMPLATES, SimulatedSet  # noqa: E402
+from lib.evaluation.simulated import SETS, TEMPLATES, SimulatedSet  # noqa: E402
 from lib.imaging.volume import load_volume  # noqa: E402
 from lib.imaging.window import choose_window  # noqa: E402
 from lib.infers.image_task import Slices  # noqa: E402
@@ -51,7 +52,7 @@ class Case(NamedTuple):
 
 
 def cases_of(
-    name: str, seed: int, labelled: int, unseen: int, templates: Path
+    name: str, seed: int, labelled: int, unseen: int, templates: Path, slices: int | None = None
 ) -> tuple[list[Case], list[Case]]:
     """Patients to label and others, and none of them twice."""
     if name == DRAWN:
@@ -60,7 +61,7 @@ def cases_of(
         ]
         cases = [Case(p.pixels, p.labels, np.diag([*SPACING, 1.0])) for p in patients]
     else:
-        scans = iter(SimulatedSet(name, 4 * (labelled + unseen), seed, templates))
+        scans = iter(SimulatedSet(name, 4 * (labelled + unseen), seed, templates, slices))
         firsts = (Case(s.voxels, s.labels, s.affine) for s in scans if s.name.endswith("ses-1"))
         cases = list(itertools.islice(firsts, labelled + unseen))
     return cases[:labelled], cases[labelled:]
@@ -104,7 +105,7 @@ def measured(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--sets", nargs="+", choices=[DRAWN, *BRAINS], default=[DRAWN])
+    parser.add_argument("--sets", nargs="+", choices=[DRAWN, *SETS], default=[DRAWN])
     parser.add_argument(
         "--counts", nargs="+", type=int, default=[1, 3, 5], help="labelled cases (%(default)s)"
     )
@@ -112,6 +113,7 @@ def main() -> None:
     parser.add_argument(
         "--unseen", type=int, default=2, help="cases of each seed to find them on (%(default)s)"
     )
+    parser.add_argument("--slices", type=int, help="of each patient of a set, those in the middle")
     parser.add_argument("--templates", type=Path, default=TEMPLATES, help="folder of the brains")
     parser.add_argument("--checkpoint", type=Path)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -124,7 +126,9 @@ def main() -> None:
     print("| set | labelled | Dice [95 %] | structures | s a case |\n|---|---|---|---|---|")
     for name in args.sets:
         most = max(args.counts)
-        sites = {seed: cases_of(name, seed, most, args.unseen, args.templates) for seed in args.seeds}
+        sites = {
+            seed: cases_of(name, seed, most, args.unseen, args.templates, args.slices) for seed in args.seeds
+        }
         for count in args.counts:
             cases, scores, times = [], [], []
             for seed, (labelled, unseen) in sites.items():
