@@ -369,10 +369,12 @@ def _most_alike(model: Model, exemplars: Sequence[Exemplar], embedding: np.ndarr
 def _closer(
     model: Model, plane: np.ndarray, place: zoom.Corners, exemplars: Sequence[Exemplar], memories: Memories
 ) -> _Look:
-    """The mean of the closer looks at a place."""
+    """The mean of the closer looks at a place: a structure as large as on the exemplars is as close there."""
+    boxes = [zoom.extent(exemplar.mask) for exemplar in exemplars]
+    side = float(np.median([_side(box) for box in boxes if box is not None]))
     looks = []
     for extents, equal in CLOSER:
-        view = _close_view(place, exemplars, zoom.shape_of(plane), model.size, extents)
+        view = zoom.around(*place, zoom.shape_of(plane), model.size, least=extents * side)
         near = _near(model.size, extents)
         looks.append(_look(model, plane, view, exemplars, memories, near, equal))
     return _Look(
@@ -392,7 +394,8 @@ def _look(
     equal: bool = False,
 ) -> _Look:
     known = [memories.of(model, exemplar, view_of(exemplar), equal) for exemplar in exemplars]
-    asked = Remembering(model, lambda _: _shown(plane, view, equal), len(known) + FAR + 1, view)
+    shown = _shown(plane, view, equal)  # once: it is asked for several times
+    asked = Remembering(model, lambda _: shown, len(known) + FAR + 1, view)
     asked.memory = Memory(view, dict(enumerate(known)))
     return _ask(asked, len(known) + FAR)
 
@@ -435,15 +438,6 @@ def _near(size: int, extents: float) -> Callable[[Exemplar], View]:
         return zoom.around(*corners, shape, size, least=extents * _side(corners))
 
     return view
-
-
-def _close_view(
-    place: zoom.Corners, exemplars: Sequence[Exemplar], shape: tuple[int, int], size: int, extents: float
-) -> View:
-    """The view of a place in which a structure as large as on the exemplars is as close as on theirs."""
-    boxes = [zoom.extent(exemplar.mask) for exemplar in exemplars]
-    side = float(np.median([_side(box) for box in boxes if box is not None]))
-    return zoom.around(*place, shape, size, least=extents * side)
 
 
 def _side(corners: zoom.Corners) -> float:
