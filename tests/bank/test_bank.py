@@ -131,8 +131,8 @@ def test_it_knows_where_the_structures_lie(site, bank, slot):
     assert set(layout) == {"liver", "spleen"}
     on = np.nonzero(np.moveaxis(site.truth(0), 2, 0) == 2)
     shape = np.array([site.truth(0).shape[n] for n in (2, 0, 1)])
-    np.testing.assert_allclose(layout["spleen"].low * shape, [axis.min() for axis in on])
-    np.testing.assert_allclose(layout["spleen"].high * shape, [axis.max() + 1 for axis in on])
+    np.testing.assert_allclose(layout["spleen"].region.low * shape, [axis.min() for axis in on])
+    np.testing.assert_allclose(layout["spleen"].region.high * shape, [axis.max() + 1 for axis in on])
 
 
 def test_an_image_is_no_exemplar_of_itself(site, bank, slot):

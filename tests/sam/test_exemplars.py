@@ -7,11 +7,15 @@ import pytest
 import torch
 
 from lib.errors import Cancelled
+from lib.prompts.prompts import SlicePrompts
 from lib.sam import exemplars as module
+from lib.sam import zoom
 from lib.sam.exemplars import Exemplar, Found, Memories, Sought, disagreement, find, pooled
+from lib.sam.layouts import Part
 from lib.sam.memory import Planes, Remembering
 from lib.sam.model import Model
 from lib.sam.places import Region
+from lib.sam.segment import segment
 
 SHAPE = (80, 60)
 
@@ -115,16 +119,19 @@ def test_a_structure_is_looked_for_where_the_others_say(model, exemplar, monkeyp
     monkeypatch.setattr(module, "_look", look)
     # that it is recognised elsewhere as well is no matter here
     monkeypatch.setattr(
-        module, "expected", lambda name, layouts, *_: layouts[0]["small"] if name == "small" else None
+        module.Fit,
+        "region",
+        lambda fit, name, layouts, own=None: layouts[0][name].region if name == "small" else None,
     )
     big, small = disc((30, 30), 14), disc((62, 30), 5)
     image = plane(3, big | small)
 
-    def region(centre: tuple[float, float, float], side: float) -> Region:
+    def part(centre: tuple[float, float, float], side: float) -> Part:
         middle = np.array(centre)
-        return Region(middle - side / 2, middle + side / 2, middle)
+        region = Region(middle - side / 2, middle + side / 2, middle)
+        return Part(region, (1, 1, 1), (0, 0, 0), np.ones((1, 1, 1), np.uint8))
 
-    layouts = [{"big": region((0.5, 0.4, 0.5), 0.3), "small": region((0.5, 0.8, 0.5), 0.1)}]
+    layouts = [{"big": part((0.5, 0.4, 0.5), 0.3), "small": part((0.5, 0.8, 0.5), 0.1)}]
     known = {
         "big": Sought([exemplar(0, 0, big)], layouts),
         "small": Sought([exemplar(0, 0, small)], layouts),
@@ -133,13 +140,13 @@ def test_a_structure_is_looked_for_where_the_others_say(model, exemplar, monkeyp
     found = find(model, lambda _: image, embeddings, known, Memories())
     assert found["big"][5].mask.any()
     close = [view for view in views if not view.is_whole(SHAPE) and view.contains((62, 30), (62, 30))]
-    assert 5 * len(module.CLOSER) <= len(close) < 12 * len(module.CLOSER)
+    assert 2 * 5 <= len(close) < 2 * 12
     assert not found["small"][0].mask.any() and found["small"][0].presence == -module.TRUST
     told: list[tuple[int, int]] = []
     only = find(
         model, lambda _: image, embeddings, known, Memories(), "small".__eq__, lambda *how: told.append(how)
     )
-    assert set(only) == {"small"} and told[-1] == (48, 48)
+    assert set(only) == {"small"} and told[-1] == (60, 60)
     for one, other in zip(only["small"], found["small"], strict=True):
         np.testing.assert_array_equal(one.logits, other.logits)
 
@@ -148,7 +155,7 @@ def test_memories_are_made_once(model, exemplar, remembered):
     memories, given = Memories(), [exemplar(0), exemplar(1)]
     find_one(model, lambda k: plane(k, disc((30, 30), 9)), 2, given, memories)
     first = len(remembered)
-    most = (1 + len(module.CLOSER)) * len(given)  # whole, and close by
+    most = 3 * len(given)  # whole, from a wide view, and close by
     assert len(given) <= first <= most
     find_one(model, lambda k: plane(k + 5, disc((30, 30), 9)), 2, given, memories)
     assert len(remembered) <= most
@@ -161,19 +168,41 @@ def test_an_equalised_look_is_another_memory(model, exemplar, remembered):
     assert not torch.equal(plain["maskmem_features"], equal["maskmem_features"])
 
 
-def test_what_nobody_is_sure_of_tells_where_it_is_by_its_likeliest_slice():
-    """Slices of a structure at (30, 30), of which none is taken to show it, and one more than the others."""
+def test_a_closer_look_is_taken_once_more_with_what_it_found_in_the_middle():
+    places = []
 
-    def look(presence: float, middle: tuple[int, int]) -> module._Look:
-        return module._Look(np.where(disc(middle, 9), 5.0, -5.0).astype(np.float32), presence, 0.8)
+    def look(index: int, place: zoom.Corners) -> module._Look:
+        places.append(tuple(map(int, place[0])))
+        logits = np.where(disc((50, 20), 4) & (index > 0), 5.0, -5.0).astype(np.float32)
+        return module._Look(logits + len(places), 1.0, 0.8)
 
-    unsure = [look(-3.0, (60, 20)), look(-0.5, (30, 30)), look(-2.0, (60, 20))]
-    there, sure = module._seen_at({"disc": unsure})
-    np.testing.assert_allclose(there["disc"].centre[1:] * SHAPE, [30.5, 30.5], atol=0.5)
-    assert 0.2 < sure["disc"] < 0.4  # half of the score, about
-    there, sure = module._seen_at({"disc": [*unsure, look(4.0, (60, 20))]})
-    np.testing.assert_allclose(there["disc"].centre[1:] * SHAPE, [60.5, 20.5], atol=0.5)
-    assert sure["disc"] == pytest.approx(0.8)
+    corners = np.array([20.0, 20.0]), np.array([30.0, 30.0])
+    both = module._centred(look, 1, corners)
+    assert places == [(20, 20), (47, 17)] and both.logits.max() == 6.5
+    assert module._centred(look, 0, corners).logits.max() == -5 + 3 and len(places) == 3
+
+
+def test_what_memory_does_not_see_where_it_must_be_is_prompted_for(model):
+    """On slices 2 to 5 of 8; and nothing is made of what the run of slices says is absent."""
+    told = Region(np.array([0.25, 0.2, 0.2]), np.array([0.75, 0.6, 0.7]), np.array([0.5, 0.4, 0.45]))
+
+    def answers(presence: float, there: bool) -> list[Found]:
+        mask = disc((70, 10), 4) & there  # of something else
+        return [Found(mask, np.where(mask, 2.0, -5.0), presence, 0.5, 0.0) for _ in range(8)]
+
+    assert module._unrecognised(answers(-1.0, True), told)
+    assert not module._unrecognised(answers(1.0, True), told)
+    assert not module._unrecognised(answers(-1.0, False), told)
+    image, given = plane(0, disc((32, 27), 12)), answers(-1.0, True)[0]
+    sections = [told.section(index, 8, SHAPE) for index in range(8)]
+    assert [index for index, one in enumerate(sections) if one is not None] == [2, 3, 4, 5]
+    found = module._prompted(model, image, given, sections[3])
+    box = (*sections[3][0], *sections[3][1])
+    same = segment(model, image, SlicePrompts(np.array([(31.5, 26.5)]), np.array([True]), box, None))
+    np.testing.assert_array_equal(found.mask, same.mask)
+    np.testing.assert_array_equal(found.logits > 0, found.mask)
+    assert found.presence == given.presence  # it stays what to ask a person about
+    assert not module._prompted(model, image, given, None).mask.any()
 
 
 def test_memories_are_bounded(model, exemplar, remembered):
@@ -204,7 +233,7 @@ def test_it_tells_how_far_it_is_and_can_be_stopped(model, exemplar):
     sought = {"disc": Sought([exemplar(0)])}
     embeddings = seen(model, image, 2)
     find(model, image, embeddings, sought, Memories(), progress=lambda done, of: told.append((done, of)))
-    assert told == [(done, 6) for done in range(1, 7)]  # two looks and an outline for each slice
+    assert told == [(done, 8) for done in range(1, 9)]  # three looks and an outline for each slice
     with pytest.raises(Cancelled):
         find(model, image, embeddings, sought, Memories(), cancelled=lambda: True)
 

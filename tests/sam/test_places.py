@@ -1,4 +1,4 @@
-"""Where a structure must be by where the others are."""
+"""Where a structure lies, and on which slices."""
 
 from __future__ import annotations
 
@@ -6,26 +6,17 @@ import numpy as np
 import pytest
 
 from lib.sam import zoom
-from lib.sam.places import LANDMARKS, PRICE, Region, expected, landmarks, regions, run_of_slices
+from lib.sam.places import PRICE, Region, regions, run_of_slices
 
 SHAPE = (20, 100, 80)
 BOXES = {1: ((2, 10, 10), (6, 20, 20)), 2: ((4, 40, 40), (9, 60, 50)), 3: ((10, 60, 20), (18, 90, 30))}
-NAMES = {1: "liver", 2: "spleen", 3: "kidney"}
 
 
-def label_map(shift: tuple[int, int, int] = (0, 0, 0), shape: tuple[int, int, int] = SHAPE) -> np.ndarray:
-    labels = np.zeros(shape, np.uint8)
+def label_map() -> np.ndarray:
+    labels = np.zeros(SHAPE, np.uint8)
     for value, (low, high) in BOXES.items():
-        labels[tuple(slice(a + d, b + d) for a, b, d in zip(low, high, shift, strict=True))] = value
+        labels[tuple(slice(*side) for side in zip(low, high, strict=True))] = value
     return labels
-
-
-def layout(shift: tuple[int, int, int] = (0, 0, 0), **moved: tuple[float, float, float]) -> dict[str, Region]:
-    found = {NAMES[value]: one for value, one in regions(label_map(shift)).items()}
-    for name, by in moved.items():
-        one, far = found[name], np.array(by)
-        found[name] = Region(one.low + far, one.high + far, one.centre + far)
-    return found
 
 
 def test_a_region_is_in_shares_of_the_image():
@@ -44,70 +35,33 @@ def test_a_region_goes_back_to_pixels_and_slices():
     one = regions(label_map())[2]
     low, high = one.corners((100, 80))
     np.testing.assert_allclose([low, high], [(40, 40), (59, 49)])
-    assert list(one.slices(20)) == list(range(13))  # 4 to 8 and a fifth of all on each side
-    assert one.slices(200)[0] == 0 and one.slices(200)[-1] == 129
+    assert list(one.slices(20)) == list(range(1, 12))  # 4 to 8 and an eighth of all on each side
+    assert one.slices(200)[0] == 15 and one.slices(200)[-1] == 114
     assert list(one.slices(1)) == [0]
 
 
-def test_the_neighbours_say_where_it_is():
-    shift = (2, 8, -6)
-    there = {name: one for name, one in layout(shift).items() if name != "spleen"}
-    found = expected("spleen", [layout(), layout()], there, dict.fromkeys(there, 0.8))
-    truth = layout(shift)["spleen"]
-    np.testing.assert_allclose([found.low, found.high], [truth.low, truth.high], atol=1e-9)
-
-
-def test_the_nearer_and_surer_neighbour_counts_more():
-    patients = [layout()]
-    there = layout(liver=(0, 0.1, 0))
-    del there["spleen"]
-
-    def moved(**sure: float) -> float:
-        return float((expected("spleen", patients, there, sure).low - patients[0]["spleen"].low)[1])
-
-    assert (
-        0 < moved(liver=0.2, kidney=0.9) < moved(liver=0.9, kidney=0.9) < moved(liver=0.9, kidney=0.2) < 0.1
-    )
-    assert moved(liver=0.9, kidney=0) == pytest.approx(0.1)
-
-
-def test_where_it_was_found_itself_counts_as_far_as_that_is_sure():
-    patients, there = [layout()], layout(spleen=(0, 0.2, 0))
-
-    def moved(own: float) -> float:
-        sure = {"liver": 0.8, "kidney": 0.8, "spleen": own}
-        return float((expected("spleen", patients, there, sure).low - patients[0]["spleen"].low)[1])
-
-    assert moved(0) == pytest.approx(0)
-    assert moved(0.1) < 0.1 and 0.15 < moved(0.9) < 0.2
-    # nobody else was found: then the places are those where it was seen, slice by slice
-    assert expected("spleen", patients, {"spleen": there["spleen"]}, {"spleen": 0.8}) is None
-
-
-def test_nobody_knows_where_a_lesion_is():
-    there = {"liver": layout()["liver"]}
-    anywhere = [layout(spleen=(0, far, 0)) for far in (-0.35, 0.0, 0.35)]
-    assert expected("spleen", anywhere, there, {"liver": 0.8}) is None
-    alike = [layout(spleen=(0, far, 0)) for far in (-0.05, 0.0, 0.05)]
-    assert expected("spleen", alike, there, {"liver": 0.8}) is not None
-
-
-def test_without_neighbours_nothing_is_said():
-    assert expected("spleen", [layout()], {}, {}) is None
-    assert expected("spleen", [], {"liver": layout()["liver"]}, {"liver": 0.8}) is None
-    alone = [{"spleen": layout()["spleen"]}, {"liver": layout()["liver"]}]
-    assert expected("spleen", alone, {"liver": layout()["liver"]}, {"liver": 0.8}) is None
-
-
-def test_the_landmarks_are_the_nearest_ones():
-    many = {f"s{n}": Region(*[np.full(3, n / 50)] * 3) for n in range(2 * LANDMARKS)}
-    assert landmarks("s0", [many]) == [f"s{n}" for n in range(1, LANDMARKS + 1)]
-    assert landmarks("kidney", [many]) == []
+def test_a_section_of_what_is_round():
+    """Slices 10 to 17 of 20: largest in the middle, and on the slices beside it there is nothing."""
+    one = regions(label_map())[3]
+    sides = [one.section(index, 20, (100, 80)) for index in range(20)]
+    assert [index for index, side in enumerate(sides) if side is not None] == list(range(10, 18))
+    lengths = [float((side[1] - side[0])[0]) + 1 for side in sides if side is not None]
+    np.testing.assert_allclose(lengths, lengths[::-1])
+    np.testing.assert_allclose(lengths[3], 30 * np.sqrt(1 - (0.5 / 4) ** 2))
+    assert lengths == sorted(lengths[:4]) + sorted(lengths[4:], reverse=True)
+    np.testing.assert_allclose(sum(sides[13]) / 2, (74.5, 24.5))
+    # of a picture it is all that there is; what lies beside the image is cut
+    picture = regions(label_map()[12:13])[3]
+    np.testing.assert_allclose(picture.section(0, 1, (100, 80)), [(60, 20), (89, 29)])
+    beside = Region(picture.low - [0, 0.7, 0.7], picture.high - [0, 0.7, 0.7], picture.centre)
+    low, high = beside.section(0, 1, (100, 80))
+    assert (low == 0).all() and (high >= low).all() and (high < (100, 80)).all()
 
 
 @pytest.mark.parametrize("far", [-0.9, 0.9])
 def test_a_place_beside_the_image_is_looked_at_from_within(far):
-    one = layout(spleen=(far, far, far))["spleen"]
+    one = regions(label_map())[2]
+    one = Region(one.low + far, one.high + far, one.centre + far)
     view = zoom.around(*one.corners((100, 80)), (100, 80), 256, least=30)
     rows, columns = view.window
     assert 0 <= rows.start < rows.stop and 0 <= columns.start < columns.stop

@@ -17,8 +17,8 @@ from monailabel.interfaces.exception import MONAILabelException
 
 from lib.errors import UserError
 from lib.sam.exemplars import ATTENDED, Exemplar, Sought, pooled
+from lib.sam.layouts import Layout, layout
 from lib.sam.model import Model
-from lib.sam.places import Region, regions
 from lib.trainers.finetune.cases import LabelledCase, labelled_case
 from lib.trainers.finetune.slices import LABELS, PIXELS, CachedCase, cache_case, forget_others
 from lib.trainers.retrain.monai_label import FinalLabels
@@ -42,7 +42,7 @@ class _Known:
     areas: np.ndarray  # (slices, structures + 1)
     names: list[str]
     values: list[int]
-    layout: dict[str, Region]
+    layout: Layout
     lock: threading.Lock = field(default_factory=threading.Lock)
     read: dict[Path, np.ndarray] = field(default_factory=dict)
 
@@ -52,8 +52,7 @@ class _Known:
         names = cached.structures
         most = len(names) + 1
         areas = np.stack([np.bincount(plane.ravel(), minlength=most) for plane in labels])
-        layout = {names[value - 1]: one for value, one in regions(np.asarray(labels)).items()}
-        return cls(case, cached, pixels, labels, areas, names, cached.values, layout)
+        return cls(case, cached, pixels, labels, areas, names, cached.values, layout(labels, names))
 
     def has(self, structure: str) -> bool:
         return structure in self.names and bool((self.areas[:, self._value(structure)] >= SMALLEST).any())
@@ -224,7 +223,7 @@ class LabelBank:
         for name in self.structures():
             having = [one for one in near if one.known.has(name)]
             exemplars: list[Exemplar] = []
-            layouts: list[dict[str, Region]] = []
+            layouts: list[Layout] = []
             for one in having:
                 if len(layouts) >= PATIENTS and len(exemplars) >= ATTENDED:
                     break

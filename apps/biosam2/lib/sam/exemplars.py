@@ -1,9 +1,10 @@
 """Labelled slices of other patients -> the same structures on the slices of this one, from SAM 2's memory.
 
-A labelled slice is remembered as if a person had prompted it. Then each slice is asked about: seen whole,
-which says where a structure is, and close by, from two distances, which says what its outline is and whether
-it is there at all. Where to look closer is told by all structures together, and so is where a structure
-begins and ends, see `lib.sam.places`. What was found is then prompted for.
+A labelled slice is remembered as if a person had prompted it. Then each slice is asked about, from nearer
+and nearer: seen whole, which says where a structure is; from a wide view of that place, which says it better;
+and close by, which says what its outline is and whether it is there at all. Where to look is told by all
+structures together (`lib.sam.layouts`), and so is where a structure begins and ends (`lib.sam.places`). What
+was found is then prompted for.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
+from scipy.special import expit
 
 from lib.errors import Cancelled
 from lib.evaluation.metrics import dice
@@ -21,10 +24,11 @@ from lib.evaluation.simulate import deepest, largest
 from lib.imaging.window import equalised
 from lib.prompts.prompts import SlicePrompts
 from lib.sam import zoom
+from lib.sam.layouts import Fit, Layout, cells, landmarks
 from lib.sam.memory import Memory, Planes, Remembering, masks_of_what_is_absent
 from lib.sam.model import Model
 from lib.sam.network import BACKBONE_STRIDE
-from lib.sam.places import Region, expected, landmarks, regions, run_of_slices
+from lib.sam.places import Region, run_of_slices
 from lib.sam.segment import CLAMP, picture, segment, to_slice
 from lib.sam.turns import as_long_work
 from lib.sam.zoom import View
@@ -36,19 +40,21 @@ FAR = 32  # slices that lie between an exemplar and what it is asked about, for 
 ATTENDED, CELLS = 16, 16 * 32 * 32
 LEAST_ATTENDED = 4
 # The closer looks: the side of the view, in extents of the structure on the exemplars, and whether contrast
-# is equalised in it, which shows what is faint (drawn anatomies: Dice 0.757, 0.745 with the first alone).
-CLOSER = (2.5, False), (4.0, True)
+# is equalised in it, which shows what is faint.
+WIDE, CLOSE = (4.0, True), (2.5, False)
 TRUST = 10.0  # logits beyond which a look counts no more
 # Of what tells on which slices a structure is: object scores beyond which one slice counts no more, how much
 # the look at the whole slice counts beside the closer one, and what a closer look without a mask costs.
 SURE, BESIDE, NO_MASK = 3.0, 0.5, 3.0
 # Prompts on what memory found, as a person would give them, find its outline better than memory does (drawn
 # anatomies: Dice 0.726 without, 0.757 with them), where both mean the same: Dice and pixels of that at least.
+# What memory does not see where it must be is prompted for as well: 0.44 for 0.25 on eleven such structures.
 SAME, SMALLEST = 0.5, 8
 OUTLINED = 1.0  # logits that a pixel then has at least
 REMEMBERED = 1024  # exemplars whose memory is kept for the next patient; 33 kB each for the embedded network
 
 Progress = Callable[[int, int], None]
+Distance = tuple[float, bool]  # how far a closer look is, see `WIDE`
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,14 +112,14 @@ class Sought:
     ----------
     exemplars : sequence of Exemplar
         One at least.
-    layouts : sequence of mappings
-        Of each labelled patient, the regions of all structures by name.
+    layouts : sequence of Layout
+        Of the labelled patients.
     share : float
         Of the patients that have it, above 0 and below 1.
     """
 
     exemplars: Sequence[Exemplar]
-    layouts: Sequence[Mapping[str, Region]] = ()
+    layouts: Sequence[Layout] = ()
     share: float = 0.5
 
 
@@ -137,6 +143,11 @@ class _Look:
     def mask(self) -> np.ndarray:
         """Empty where the object score says that it is absent."""
         return (self.logits > 0) & (self.presence > 0)
+
+    @property
+    def likely(self) -> np.ndarray:
+        """How likely each voxel is of the structure, float32 (A, B), 0 to 1."""
+        return expit(self.logits) * expit(self.presence)
 
     @property
     def weighed(self) -> np.ndarray:
@@ -236,11 +247,13 @@ def _find(
     progress: Progress | None,
     cancelled: Callable[[], bool] | None,
 ) -> Generator[tuple[str, Found], None, None]:
+    if not wanted:
+        return
     # the others are looked at for where they are: they tell where these must be
     beside = {other for name in wanted for other in landmarks(name, known[name].layouts) if other in known}
     seen: dict[str, list[_Look]] = {name: [] for name in sorted(beside.union(wanted))}
     count = len(embeddings)
-    done, total = 0, count * (len(seen) + 2 * len(wanted))
+    done, total = 0, count * (len(seen) + 3 * len(wanted))
 
     def step() -> None:
         nonlocal done
@@ -260,26 +273,65 @@ def _find(
         for index in range(count):
             seen[name].append(_look(model, planes(index), whole, alike[name][index], memories, _whole))
             step()
-    there, sure = _seen_at(seen)
+    shown = {name: cells((look.likely for look in looks), count) for name, looks in seen.items()}
+    fit = Fit(shown)
     for name in wanted:
-        told = expected(name, known[name].layouts, there, sure)
-        places = _places([look.mask for look in seen[name]])
-        if told is not None:
-            near = told.slices(count)
-            places = [told.corners(shape) if index in near else None for index in range(count)]
-        close: dict[int, _Look] = {}
-        for index, place in enumerate(places):
-            exemplars = alike[name][index]
-            if place is not None:
-                close[index] = _closer(model, planes(index), place, exemplars, memories)
-            step()
+        layouts = known[name].layouts
+
+        def look(how: Distance, index: int, place: zoom.Corners, name: str = name) -> _Look:
+            return _closer(model, planes(index), place, alike[name][index], memories, how)
+
+        told = fit.region(name, layouts)
         if told is None:
-            answers = [_both(look, close.get(index)) for index, look in enumerate(seen[name])]
+            answers = _anywhere(seen[name], look, step)
         else:
+            wide = _around(told, seen[name], partial(look, WIDE), step)
+            likely = (wide[n].likely if n in wide else np.zeros(shape) for n in range(count))
+            told = fit.region(name, layouts, (shown[name] + cells(likely, count)) / 2) or told
+            close = _around(told, seen[name], partial(_centred, partial(look, CLOSE)), step)
             answers = _in_one_run(seen[name], close, told, known[name].share)
+        blind = told is not None and _unrecognised(answers, told)
         for index, answer in enumerate(answers):
-            yield name, _outlined(model, planes(index), answer)
+            if told is not None and blind:
+                yield name, _prompted(model, planes(index), answer, told.section(index, count, shape))
+            else:
+                yield name, _outlined(model, planes(index), answer)
             step()
+
+
+def _anywhere(
+    seen: Sequence[_Look], look: Callable[[Distance, int, zoom.Corners], _Look], step: Callable[[], None]
+) -> list[Found]:
+    """The answers on all slices, of a structure that can be anywhere: where it is seen, it is looked at."""
+    answers = []
+    for index, place in enumerate(_places([one.mask for one in seen])):
+        closer = []
+        for how in (WIDE, CLOSE):
+            if place is not None:
+                closer.append(look(how, index, place))
+            step()
+        answers.append(_both(seen[index], _mean(closer) if closer else None))
+    return answers
+
+
+def _around(
+    told: Region, seen: Sequence[_Look], look: Callable[[int, zoom.Corners], _Look], step: Callable[[], None]
+) -> dict[int, _Look]:
+    """Closer looks, by slice, at where a structure is told to be."""
+    near, place = told.slices(len(seen)), told.corners(zoom.shape_of(seen[0].logits))
+    looks = {}
+    for index in range(len(seen)):
+        if index in near:
+            looks[index] = look(index, place)
+        step()
+    return looks
+
+
+def _centred(look: Callable[[int, zoom.Corners], _Look], index: int, place: zoom.Corners) -> _Look:
+    """A closer look, and one more with what was found in the middle of it."""
+    first = look(index, place)
+    found = zoom.extent(first.mask)
+    return first if found is None else _mean([first, look(index, found)])
 
 
 def _both(whole: _Look, close: _Look | None) -> Found:
@@ -317,46 +369,39 @@ def _in_one_run(seen: Sequence[_Look], close: Mapping[int, _Look], told: Region,
     return answers
 
 
+def _unrecognised(answers: Sequence[Found], told: Region) -> bool:
+    """Whether a structure is there by what is usual, and memory does not see it where it must be."""
+    presences = [one.presence for n, one in enumerate(answers) if told.section(n, len(answers), (1, 1))]
+    return any(one.mask.any() for one in answers) and bool(presences) and float(np.mean(presences)) < 0
+
+
+def _prompted(model: Model, plane: np.ndarray, found: Found, corners: zoom.Corners | None) -> Found:
+    """An answer as to a box and a click in the middle of it, or that there is nothing if there is no box."""
+    mask = np.zeros(found.mask.shape, bool)
+    if corners is not None:
+        mask = _asked(model, plane, corners, (corners[0] + corners[1]) / 2)
+    return _with(found, mask)
+
+
 def _outlined(model: Model, plane: np.ndarray, found: Found) -> Found:
     """An answer with the outline that a box and a click on it give, if that is of the same structure."""
     piece = largest(found.mask)
     corners, point = zoom.extent(piece), deepest(piece)
     if corners is None or piece.sum() < SMALLEST:
         return found
+    mask = _asked(model, plane, corners, np.array(point, float))
+    return found if dice(mask, found.mask) < SAME else _with(found, mask)
+
+
+def _asked(model: Model, plane: np.ndarray, corners: zoom.Corners, point: np.ndarray) -> np.ndarray:
     box = float(corners[0][0]), float(corners[0][1]), float(corners[1][0]), float(corners[1][1])
-    mask = segment(model, plane, SlicePrompts(np.array([point], float), np.array([True]), box, None)).mask
-    if dice(mask, found.mask) < SAME:
-        return found
+    return segment(model, plane, SlicePrompts(point[None], np.array([True]), box, None)).mask
+
+
+def _with(found: Found, mask: np.ndarray) -> Found:
+    """The same with another mask, and as sure of each voxel as at least that needs."""
     logits = np.where(mask, np.maximum(found.logits, OUTLINED), np.minimum(found.logits, -OUTLINED))
     return replace(found, mask=mask, logits=logits)
-
-
-def _seen_at(seen: Mapping[str, list[_Look]]) -> tuple[dict[str, Region], dict[str, float]]:
-    """Where structures were seen in the whole slices, and how sure that is; without those not seen.
-
-    Of one that no slice is sure of, the slice that is least unsure tells: where nobody is sure of anything,
-    they may still agree.
-    """
-    there: dict[str, Region] = {}
-    sure: dict[str, float] = {}
-    for name, looks in seen.items():
-        if not any(look.mask.any() for look in looks):
-            looks = _least_unsure(looks)
-        masks = np.stack([look.mask for look in looks])
-        areas = masks.sum((1, 2))
-        if areas.any():
-            there[name] = regions(masks.astype(np.uint8))[1]
-            # a slice counts by its share of the structure, the large ones alike
-            weights = np.minimum(areas, np.median(areas[areas > 0]))
-            sure[name] = float(weights @ [look.score for look in looks] / weights.sum())
-    return there, sure
-
-
-def _least_unsure(looks: Sequence[_Look]) -> list[_Look]:
-    """The same, as if it had been seen on the slice with the highest object score, as sure as that says."""
-    best = max(looks, key=lambda look: look.presence)
-    believed = replace(best, presence=TRUST, score=best.score / (1 + float(np.exp(-best.presence))))
-    return [believed if look is best else look for look in looks]
 
 
 def _most_alike(model: Model, exemplars: Sequence[Exemplar], embedding: np.ndarray) -> list[Exemplar]:
@@ -367,16 +412,22 @@ def _most_alike(model: Model, exemplars: Sequence[Exemplar], embedding: np.ndarr
 
 
 def _closer(
-    model: Model, plane: np.ndarray, place: zoom.Corners, exemplars: Sequence[Exemplar], memories: Memories
+    model: Model,
+    plane: np.ndarray,
+    place: zoom.Corners,
+    exemplars: Sequence[Exemplar],
+    memories: Memories,
+    how: Distance,
 ) -> _Look:
-    """The mean of the closer looks at a place: a structure as large as on the exemplars is as close there."""
+    """A closer look at a place: a structure as large as on the exemplars is as close there."""
+    extents, equal = how
     boxes = [zoom.extent(exemplar.mask) for exemplar in exemplars]
     side = float(np.median([_side(box) for box in boxes if box is not None]))
-    looks = []
-    for extents, equal in CLOSER:
-        view = zoom.around(*place, zoom.shape_of(plane), model.size, least=extents * side)
-        near = _near(model.size, extents)
-        looks.append(_look(model, plane, view, exemplars, memories, near, equal))
+    view = zoom.around(*place, zoom.shape_of(plane), model.size, least=extents * side)
+    return _look(model, plane, view, exemplars, memories, _near(model.size, extents), equal)
+
+
+def _mean(looks: Sequence[_Look]) -> _Look:
     return _Look(
         np.mean([look.logits for look in looks], 0),
         float(np.mean([look.presence for look in looks])),
