@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from lib.errors import Cancelled
-from lib.prompts.prompts import SlicePrompts
 from lib.sam import exemplars as module
 from lib.sam import zoom
 from lib.sam.exemplars import Exemplar, Found, Memories, Sought, disagreement, find, pooled
@@ -15,7 +14,6 @@ from lib.sam.layouts import Part
 from lib.sam.memory import Planes, Remembering
 from lib.sam.model import Model
 from lib.sam.places import Region
-from lib.sam.segment import segment
 
 SHAPE = (80, 60)
 
@@ -168,7 +166,7 @@ def test_an_equalised_look_is_another_memory(model, exemplar, remembered):
     assert not torch.equal(plain["maskmem_features"], equal["maskmem_features"])
 
 
-def test_a_closer_look_is_taken_once_more_with_what_it_found_in_the_middle():
+def test_a_close_look_is_taken_once_more_with_what_it_found_in_the_middle():
     places = []
 
     def look(index: int, place: zoom.Corners) -> module._Look:
@@ -177,32 +175,12 @@ def test_a_closer_look_is_taken_once_more_with_what_it_found_in_the_middle():
         return module._Look(logits + len(places), 1.0, 0.8)
 
     corners = np.array([20.0, 20.0]), np.array([30.0, 30.0])
-    both = module._centred(look, 1, corners)
-    assert places == [(20, 20), (47, 17)] and both.logits.max() == 6.5
-    assert module._centred(look, 0, corners).logits.max() == -5 + 3 and len(places) == 3
-
-
-def test_what_memory_does_not_see_where_it_must_be_is_prompted_for(model):
-    """On slices 2 to 5 of 8; and nothing is made of what the run of slices says is absent."""
-    told = Region(np.array([0.25, 0.2, 0.2]), np.array([0.75, 0.6, 0.7]), np.array([0.5, 0.4, 0.45]))
-
-    def answers(presence: float, there: bool) -> list[Found]:
-        mask = disc((70, 10), 4) & there  # of something else
-        return [Found(mask, np.where(mask, 2.0, -5.0), presence, 0.5, 0.0) for _ in range(8)]
-
-    assert module._unrecognised(answers(-1.0, True), told)
-    assert not module._unrecognised(answers(1.0, True), told)
-    assert not module._unrecognised(answers(-1.0, False), told)
-    image, given = plane(0, disc((32, 27), 12)), answers(-1.0, True)[0]
-    sections = [told.section(index, 8, SHAPE) for index in range(8)]
-    assert [index for index, one in enumerate(sections) if one is not None] == [2, 3, 4, 5]
-    found = module._prompted(model, image, given, sections[3])
-    box = (*sections[3][0], *sections[3][1])
-    same = segment(model, image, SlicePrompts(np.array([(31.5, 26.5)]), np.array([True]), box, None))
-    np.testing.assert_array_equal(found.mask, same.mask)
-    np.testing.assert_array_equal(found.logits > 0, found.mask)
-    assert found.presence == given.presence  # it stays what to ask a person about
-    assert not module._prompted(model, image, given, None).mask.any()
+    wide = {1: module._Look(np.full(SHAPE, -2.0, np.float32), 4.0, 0.5)}
+    found = module._closest(look, wide, 1, corners)
+    assert places == [(20, 20), (47, 17)]
+    assert found.logits.max() == pytest.approx((-2 + 6 + 7) / 3) and found.presence == 2
+    # where it found nothing, and where nobody has looked from farther
+    assert module._closest(look, wide, 0, corners).logits.max() == -5 + 3 and len(places) == 3
 
 
 def test_memories_are_bounded(model, exemplar, remembered):

@@ -40,24 +40,6 @@ def test_a_region_goes_back_to_pixels_and_slices():
     assert list(one.slices(1)) == [0]
 
 
-def test_a_section_of_what_is_round():
-    """Slices 10 to 17 of 20: largest in the middle, and on the slices beside it there is nothing."""
-    one = regions(label_map())[3]
-    sides = [one.section(index, 20, (100, 80)) for index in range(20)]
-    assert [index for index, side in enumerate(sides) if side is not None] == list(range(10, 18))
-    lengths = [float((side[1] - side[0])[0]) + 1 for side in sides if side is not None]
-    np.testing.assert_allclose(lengths, lengths[::-1])
-    np.testing.assert_allclose(lengths[3], 30 * np.sqrt(1 - (0.5 / 4) ** 2))
-    assert lengths == sorted(lengths[:4]) + sorted(lengths[4:], reverse=True)
-    np.testing.assert_allclose(sum(sides[13]) / 2, (74.5, 24.5))
-    # of a picture it is all that there is; what lies beside the image is cut
-    picture = regions(label_map()[12:13])[3]
-    np.testing.assert_allclose(picture.section(0, 1, (100, 80)), [(60, 20), (89, 29)])
-    beside = Region(picture.low - [0, 0.7, 0.7], picture.high - [0, 0.7, 0.7], picture.centre)
-    low, high = beside.section(0, 1, (100, 80))
-    assert (low == 0).all() and (high >= low).all() and (high < (100, 80)).all()
-
-
 @pytest.mark.parametrize("far", [-0.9, 0.9])
 def test_a_place_beside_the_image_is_looked_at_from_within(far):
     one = regions(label_map())[2]

@@ -14,7 +14,6 @@ from skimage.measure import regionprops
 
 MARGIN = 0.125  # of the slices: how far beyond its expected ends a structure is looked for
 MARGIN_LEAST = 2  # slices
-FLATTEST = 0.98  # of half an ellipsoid's length: beyond that there is little of it on a slice
 PRICE = 2.0  # object score for each slice by which a structure ends elsewhere than expected
 
 
@@ -40,17 +39,6 @@ class Region:
         """Its lowest and highest pixels on a slice (A, B)."""
         low, high = self.low[1:] * shape, self.high[1:] * shape - 1
         return low, np.maximum(high, low)
-
-    def section(self, index: int, count: int, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray] | None:
-        """Its corners on slice `index` of `count`, (A, B), if it is an ellipsoid; None where that is not."""
-        half = (self.high[0] - self.low[0]) / 2
-        off = ((index + 0.5) / count - self.middle[0]) / max(half, 0.5 / count)
-        if abs(off) > FLATTEST:
-            return None
-        sides = (self.high[1:] - self.low[1:]) / 2 * np.sqrt(1 - off**2)
-        limit = np.array(shape, float) - 1
-        low = np.clip((self.middle[1:] - sides) * shape, 0, limit)
-        return low, np.clip((self.middle[1:] + sides) * shape - 1, low, limit)
 
 
 def regions(labels: np.ndarray) -> dict[int, Region]:
