@@ -20,7 +20,7 @@ class ByFolder(LoadScopeScheduling):
         config.option.loadscopereorder = False
 
     def _split_scope(self, nodeid: str) -> str:
-        return nodeid.split("::")[0].rpartition("/")[0]
+        return _folder(nodeid)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -32,4 +32,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFolder:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The folders that take longest come first; within one the order stays."""
     order = {folder: place for place, folder in enumerate(LONGEST)}
-    items.sort(key=lambda item: order.get(item.nodeid.split("::")[0].rpartition("/")[0], len(order)))
+    items.sort(key=lambda item: order.get(_folder(item.nodeid), len(order)))
+
+
+def _folder(nodeid: str) -> str:
+    return nodeid.split("::")[0].rpartition("/")[0]

@@ -139,7 +139,7 @@ class Fit:
             *[np.arange(-r, r + 1) % n for r, n in zip(self._reach, self._full, strict=True)]
         )
         self._templates: dict[tuple, np.ndarray] = {}
-        self._covers: dict[tuple, np.ndarray] = {}
+        self._covers: dict[tuple, tuple[np.ndarray, np.ndarray]] = {}
 
     def region(
         self, structure: str, patients: Sequence[Layout], own: np.ndarray | None = None
@@ -185,11 +185,11 @@ class Fit:
             covers = {
                 name: self._cover(name, parts, size, own if name == structure else None) for name in names
             }
-            total = np.sum([np.maximum(self._let_move(cover), 0) for cover in covers.values()], 0)
+            total = np.sum([np.maximum(moving, 0) for _, moving in covers.values()], 0)
             if total.max() > best:
                 best = total.max()
                 together = np.unravel_index(int(total.argmax()), total.shape)
-                found = size, np.array(together), covers[structure]
+                found = size, np.array(together), covers[structure][0]
         assert found is not None  # there is always a size
         size, at, cover = found
         low, high = parts[structure].region.low, parts[structure].region.high
@@ -198,8 +198,11 @@ class Fit:
 
     def _cover(
         self, name: str, parts: Layout, size: tuple[float, float, float], own: np.ndarray | None
-    ) -> np.ndarray:
-        """Dice of a sized structure with what was seen, by how far it is moved along each axis."""
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Dice of a sized structure with what was seen, by how far it is moved along each axis.
+
+        The second one is for what may then move by itself. Other structures ask for the same again.
+        """
         key = name, id(parts), size
         if own is None and key in self._covers:
             return self._covers[key]
@@ -209,9 +212,10 @@ class Fit:
         seen = self.seen[name] if own is None else own
         both = fft.irfftn(fft.rfftn(seen, self._full) * np.conj(fft.rfftn(template, self._full)), self._full)
         cover = 2 * both[self._moves] / max(float((seen**2).sum() + (template**2).sum()), 1e-6)
+        covers = cover, self._let_move(cover)
         if own is None:
-            self._covers[key] = cover
-        return cover
+            self._covers[key] = covers
+        return covers
 
     def _let_move(self, cover: np.ndarray) -> np.ndarray:
         """The best that a structure can do if it may move by itself, at a price."""
