@@ -63,6 +63,27 @@ def test_labels_saved_at_once_are_all_there(folder, tmp_path):
     assert LocalDatastore(str(tmp_path)).status()["completed"] == 30, "and on disk"
 
 
+def test_what_is_removed_is_gone_at_once(tmp_path):
+    """MONAI Label's own lists it until it has seen that the file is gone, and would not make it again."""
+    studies, label = tmp_path / "studies", tmp_path / "label.nii.gz"
+    studies.mkdir()
+    for n in range(2):
+        (studies / f"image{n}.nii.gz").write_bytes(b"x")
+    label.write_bytes(b"y")
+    folder = Folder(str(studies), auto_reload=True)
+    try:
+        for n in range(2):
+            folder.save_label(f"image{n}", str(label), "original", {})
+        folder.remove_label("image0", "original")
+        assert folder.get_label_uri("image0", "original") == ""
+        folder.remove_image("image1")
+        assert folder.list_images() == ["image0"]
+        assert LocalDatastore(str(studies)).list_images() == ["image0"], "and on disk"
+    finally:
+        folder._observer.stop()
+        folder._observer.join()
+
+
 def change(datastore: LocalDatastore, studies: Path, file: Path) -> dict:
     """Everything that happens to a folder; what the datastore tells of it at the end."""
     datastore.save_label("image1", str(file), "final", {"label_info": [{"name": "liver", "idx": 1}]})

@@ -63,6 +63,19 @@ class Folder(LocalDatastore):
         with self._table:  # perhaps it is there again when the change is complete
             return self._look_up(image_id)
 
+    def remove_label(self, label_id: str, label_tag: str) -> None:
+        """Remove a label; it is gone at once, and not when who watches the folder has seen it."""
+        super().remove_label(label_id, label_tag)
+        entry = self._datastore.objects.get(label_id)
+        if entry is not None and entry.labels.pop(label_tag, None):
+            self._update_datastore_file()
+
+    def remove_image(self, image_id: str) -> None:
+        """Remove an image with its labels; gone at once, too."""
+        super().remove_image(image_id)
+        if self._datastore.objects.pop(image_id, None):
+            self._update_datastore_file()
+
     def is_video(self, image_id: str) -> bool:
         """Whether an image is a video and nothing else: no viewer of volumes can open it."""
         entry = self._datastore.objects.get(image_id)
@@ -164,7 +177,7 @@ def _one_at_a_time(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 for _name in TABLE:
-    setattr(Folder, _name, _one_at_a_time(getattr(LocalDatastore, _name)))
+    setattr(Folder, _name, _one_at_a_time(getattr(Folder, _name)))
 
 
 def folder(path: str) -> Folder:
