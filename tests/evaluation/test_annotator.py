@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from lib.evaluation.annotator import Annotator, Rule
 
@@ -44,6 +45,22 @@ def test_from_nothing_the_first_click_is_on_the_largest_slice_and_is_propagated(
     assert work.clicks == 1 and work.curve == [0.0, 1.0]
     assert server.asked == [("through", "ball", [(4, 15, 15)], [True], None, None)]
     np.testing.assert_array_equal(work.mask, BALL)
+
+
+def test_what_was_begun_badly_is_clicked_on_again_on_the_same_slice_and_propagated_anew():
+    class Leaking(Perfect):
+        """Finds everything at the first click."""
+
+        def through(self, structure, clicks, positive, mask=None, slices=None):
+            found = super().through(structure, clicks, positive, mask, slices)
+            return np.ones_like(found) if len(clicks) == 1 else found
+
+    server = Leaking(BALL)
+    work = Annotator().annotate(server, "ball", BALL)
+    assert work.clicks == 2 and work.curve[1] < 0.3 and work.curve[2] == 1.0
+    (_, _, first, *_), (kind, _, clicks, positive, mask, _) = server.asked
+    assert kind == "through" and mask is None and clicks[:1] == first
+    assert [k for k, *_ in clicks] == [4, 4] and positive == [True, False]
 
 
 def test_a_mask_that_is_right_needs_no_click():
@@ -105,6 +122,22 @@ def test_everywhere_the_mended_slice_is_propagated_through_the_volume_if_that_is
     assert work.clicks == 1
 
 
+def test_everywhere_all_slices_that_were_mended_are_propagated():
+    class Near(Perfect):
+        """From a slice it reaches only the next ones."""
+
+        def through(self, structure, clicks, positive, mask=None, slices=None):
+            found = super().through(structure, clicks, positive, mask, slices)
+            return found & ndimage.binary_dilation(mask.any((1, 2)))[:, None, None]
+
+    start = np.zeros_like(BALL)
+    start[2:7, 13:18, 13:18] = BALL[2:7, 13:18, 13:18]
+    server = Near(BALL)
+    work = Annotator(target=1.0).annotate(server, "ball", BALL, start)
+    sent = [mask.any((1, 2)).nonzero()[0].tolist() for kind, *_, mask, _ in server.asked if kind == "through"]
+    assert work.curve[-1] == 1.0 and sent[0] == [4] and max(map(len, sent)) > 1
+
+
 def test_in_the_volume_all_clicks_and_the_starting_mask_are_sent_each_time():
     start = BALL.copy()
     start[:4] = False
@@ -122,6 +155,12 @@ def test_what_does_not_help_is_undone_counts_and_is_not_clicked_again():
     np.testing.assert_array_equal(work.mask, np.roll(BALL, 1, 2))
     places = [tuple(clicks[-1]) for _, _, clicks, _, _ in server.asked]
     assert len(set(places)) == len(places) == 6
+
+
+def test_where_a_click_was_undone_the_other_slices_come_first():
+    server = Useless(BALL)
+    Annotator(Rule.SLICE, most=6).annotate(server, "ball", BALL, np.roll(BALL, 1, 2))
+    assert len({clicks[0][0] for _, _, clicks, *_ in server.asked}) == 6
 
 
 def test_where_nothing_helps_the_most_clicks_are_counted():

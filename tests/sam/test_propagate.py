@@ -288,6 +288,33 @@ def test_a_correction_changes_the_slices_beside_it(run, click, prompts):
     assert all(not np.array_equal(before[0, k].mask, after[0, k].mask) for k in (8, 9, 10))
 
 
+def test_in_a_volume_a_correction_is_made_to_the_mask_that_is_seen_there(run, click, prompts, monkeypatch):
+    seen = run(Target({2: click}, 0, COUNT - 1), thickness=2.0)
+    wrong = np.argwhere(seen[0, 8].mask)[0]
+    corrected = []
+    real = tracker_module.segment
+    monkeypatch.setattr(tracker_module, "segment", lambda *args: corrected.append(args[2]) or real(*args))
+    found = run(Target({2: click, 8: prompts([wrong], [False])}, 0, COUNT - 1), thickness=2.0)
+    assert corrected[0].mask is None  # the first click
+    np.testing.assert_array_equal(corrected[1].mask, seen[0, 8].mask)
+    assert _slices(found) == list(range(COUNT))
+    assert not np.array_equal(found[0, 8].mask, seen[0, 8].mask)
+
+
+def test_in_a_volume_background_clicks_where_nothing_is_seen_ask_nothing(
+    run, model, click, prompts, monkeypatch
+):
+    seen = run(Target({2: click}, 0, COUNT - 1), thickness=2.0)
+    real = Tracker.track
+    monkeypatch.setattr(
+        Tracker,
+        "track",
+        lambda self, k, back: (np.zeros(SHAPE, bool), 0.0) if k == 8 else real(self, k, back),
+    )
+    found = run(Target({2: click, 8: prompts([(10, 10)], [False])}, 0, COUNT - 1), thickness=2.0)
+    assert seen[0, 8].mask.any() and not found[0, 8].mask.any() and found[0, 8].score == 0.0
+
+
 def test_background_clicks_alone_can_correct_a_slice(run, click, prompts):
     before = run(Target({2: click}, 0, COUNT - 1))
     wrong = np.argwhere(before[0, 8].mask)[0]

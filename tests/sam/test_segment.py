@@ -186,6 +186,42 @@ def test_later_clicks_stay_with_the_view_of_the_first(model, prompts, decoder):
     assert model.encoded == encoded
 
 
+@pytest.mark.parametrize(
+    ("beside", "draws", "expected"),
+    [
+        ((300, 160), True, "organ"),  # deep in the body: it was not the body that was meant
+        ((300, 208), True, "body"),  # at its border, which is only a little off
+        ((300, 160), False, "body"),  # published networks take a correction as it is meant
+    ],
+)
+def test_a_click_that_takes_most_of_a_mask_away_has_the_slice_looked_at_afresh(
+    model, prompts, monkeypatch, beside, draws, expected
+):
+    """From afar the network sees the body and clings to it; from near by the organ that was clicked on."""
+    body, organ = (_plane((300, 160), shape=(400, 330), side=side) > 0 for side in (101, 15))
+    body[270:331, 140:181] = True
+    organ = np.roll(organ, -30, 1)
+    clicks = [(300, 130), beside]
+
+    def look(model, plane, given, view, cached=True):
+        near = view.side <= 64
+        mask = (organ if near else body).copy()
+        for (a, b), positive in zip(given.points.astype(int), given.positive, strict=True):
+            mask[a, b] = positive
+        return module._Look(
+            view, mask, True, 0.9 if near else 0.8 + 0.15 * (len(given.points) == 1), 0.5, True
+        )
+
+    model.checkpoint = replace(model.checkpoint, architecture=replace(NANO, draws_prompts=draws))
+    monkeypatch.setattr(module, "_look", look)
+    plane = np.zeros((400, 330), np.uint8)
+    monkeypatch.setattr(module, "_first_click", lambda *a: look(*a, zoom.whole((400, 330))))
+    assert segment(model, plane, prompts(clicks[:1], [True])).mask.sum() >= body.sum()
+    found = segment(model, plane, prompts(clicks, [True, False])).mask
+    assert not found[clicks[1]] and found[clicks[0]]
+    assert abs(int(found.sum()) - int((organ if expected == "organ" else body).sum())) <= 1
+
+
 def test_a_click_beside_the_view_widens_it_and_a_background_click_does_not(model, prompts, decoder):
     plane = _plane((300, 100), shape=(400, 330), side=21)
     first = segment(model, plane, prompts([(300, 100)], [True])).view

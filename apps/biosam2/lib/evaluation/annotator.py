@@ -5,11 +5,12 @@ Where it is clicked is the rule of the field (`simulate.next_click`); what a per
 is said here, and is the same whether there was a pre-label or nothing:
 
 - Nothing yet: the first click is on the slice where the structure is largest, and is propagated through the
-  volume (`biosam2_3d`).
-- Each further click is on the slice with most wrong voxels, at the deepest point of its largest error. How it
-  is answered is the `Rule`.
+  volume (`biosam2_3d`). So are further ones on that slice, all of them anew, until the whole is worth mending
+  (`TRUST`).
+- Each click after that is on the slice with most wrong voxels, at the deepest point of its largest error. How
+  it is answered is the `Rule`.
 - What has not made it better is undone: the click has been made and counts, its answer is gone, and the same
-  place is not clicked on again.
+  place is not clicked on again. The other slices come first then, until that one has changed.
 - Where nothing helps any more, it counts as the most clicks, as with everybody who does not get there.
 - A mask that is so far off that mending it makes no sense (`TRUST`) is deleted, which costs no click, and the
   structure is begun anew. One where there is nothing is deleted, too; that counts as a click.
@@ -43,7 +44,8 @@ class Rule(StrEnum):
     NEARBY = "nearby"
     """The same, and the slice is then propagated to its neighbours (`biosam2_3d`, `slice_range`)."""
     EVERYWHERE = "everywhere"
-    """The same, but propagated through the volume; to its neighbours alone where that is no better."""
+    """The same, but all slices that were clicked on are propagated through the volume; that one to its
+    neighbours alone where this is no better."""
     VOLUME = "volume"
     """`biosam2_3d`: the starting mask, if there was one, and all clicks, a new mask of all slices."""
 
@@ -103,7 +105,7 @@ class Annotator:
         Dice under which a starting mask is deleted.
     """
 
-    rule: Rule = Rule.NEARBY
+    rule: Rule = Rule.EVERYWHERE
     target: float = TARGET
     most: int = MOST_CLICKS
     trust: float = TRUST
@@ -155,6 +157,12 @@ class _Sitting:
         self.clicks: list[Click] = []
         self.before: dict[int, np.ndarray] = {}
         self.refused: set[Click] = set()
+        self.left: set[int] = set()  # slices as they were when a click on them was undone
+
+    @property
+    def begins(self) -> bool:
+        """Whether there is nothing yet that is worth mending."""
+        return self.value < self.person.trust
 
     def run(self) -> None:
         while self.value < self.person.target and self.work.clicks < self.person.most:
@@ -168,11 +176,10 @@ class _Sitting:
 
     def _next(self) -> Click | None:
         """Where the person clicks next; None where every place has been tried."""
-        if not self.mask.any():
-            order = np.argsort(-self.truth.sum((1, 2)), kind="stable")
-        else:
-            order = np.argsort(-(self.mask != self.truth).sum((1, 2)), kind="stable")
-        for k in map(int, order):
+        by_size = np.argsort(-self.truth.sum((1, 2)), kind="stable")
+        errors = (self.mask != self.truth).sum((1, 2))
+        by_error = sorted(range(len(errors)), key=lambda k: (k in self.left, -errors[k]))
+        for k in map(int, [*by_size[:1], *by_error] if self.begins else by_error):
             mask = self.mask[k].copy()
             while (point := next_click(mask, self.truth[k])) is not None:
                 if self._is_new((k, *point)):
@@ -187,8 +194,7 @@ class _Sitting:
     def _make(self, click: Click) -> None:
         """Click, look at the answer, and keep it or undo it."""
         self.clicks.append(click)
-        whole, rule = len(self.truth) > 1, self.person.rule
-        begins = not self.mask.any()
+        whole, rule, begins = len(self.truth) > 1, self.person.rule, self.begins
         if whole and (begins or rule == Rule.VOLUME):
             found = self._through(self.clicks, self.start)
         else:
@@ -196,16 +202,20 @@ class _Sitting:
         if not self._keep(found):
             self.clicks.remove(click)
             self.refused.add(click)
+            self.left.add(click[0])
         elif whole and not begins:
-            far = rule == Rule.EVERYWHERE and self._carry_on(click[0], len(self.truth))
+            clicked = {k for k, *_ in self.clicks}
+            far = rule == Rule.EVERYWHERE and self._carry_on(clicked, (0, len(self.truth) - 1))
             if not far and rule in (Rule.NEARBY, Rule.EVERYWHERE):
-                self._carry_on(click[0], NEARBY)
+                k = click[0]
+                self._carry_on({k}, (max(k - NEARBY, 0), min(k + NEARBY, len(self.truth) - 1)))
 
     def _keep(self, found: np.ndarray) -> bool:
         """Take an answer if it is better."""
         value = dice(found, self.truth)
         if value <= self.value:
             return False
+        self.left -= set(np.flatnonzero((found != self.mask).any((1, 2))).tolist())
         self.mask, self.value = found, value
         return True
 
@@ -221,22 +231,22 @@ class _Sitting:
         )
         return found
 
-    def _carry_on(self, k: int, reach: int) -> bool:
-        """Have slices near a corrected one done from it; those that were clicked on stay.
+    def _carry_on(self, corrected: set[int], slices: tuple[int, int]) -> bool:
+        """Have slices done from corrected ones; those that were clicked on stay.
 
         Returns
         -------
         bool
             Whether that was better, and kept.
         """
-        if not self.mask[k].any():
-            return False
         alone = np.zeros_like(self.mask)
-        alone[k] = self.mask[k]
-        first, last = max(k - reach, 0), min(k + reach, len(self.mask) - 1)
-        answer = self._through([], alone, (first, last))
+        for k in corrected:
+            alone[k] = self.mask[k]
+        if not alone.any():
+            return False
+        answer = self._through([], alone, slices)
         clicked = {c[0] for c in self.clicks}
-        others = [index for index in range(first, last + 1) if index not in clicked]
+        others = [index for index in range(slices[0], slices[1] + 1) if index not in clicked]
         found = self.mask.copy()
         found[others] = answer[others]
         kept = self._keep(found)

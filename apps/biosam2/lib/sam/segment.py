@@ -25,6 +25,7 @@ from lib.sam.zoom import Corners, View
 
 MASK_LOGIT = 10.0  # a mask prompt as logits, as in SAM2Base._use_mask_as_output
 CLAMP = 32.0  # sam2's own limit for logits that are fed back
+DEEP = 0.3  # of a mask's deepest point: a negative click as deep in it says that another structure is meant
 MORE_LOOKS = 3  # wider ones, where a structure runs out of the view
 
 
@@ -185,13 +186,43 @@ class _Kept:
 
 
 def _next_click(model: Model, plane: np.ndarray, given: SlicePrompts, look: _Look) -> _Look:
-    """The last one of several clicks corrects what was seen before it, from where that was seen."""
+    """The last one of several clicks corrects what was seen before it, from where that was seen.
+
+    Where it takes most of that away, it was not a mask with an error but another structure: a network of ours
+    clings to it, click after click, so it also looks afresh, and what is surest of its pixels counts.
+    """
     clicked, view = pointed_at(given), look.view
     assert clicked is not None  # the first click is positive
     if not view.contains(*clicked):
         corners = zoom.union(clicked, zoom.extent(look.mask)) or clicked
         view = zoom.around(*corners, zoom.shape_of(plane), model.size, least=view.side)
-    return _widened(model, plane, given, _look(model, plane, given, view, look.cached))
+    corrected = _widened(model, plane, given, _look(model, plane, given, view, look.cached))
+    if not model.checkpoint.architecture.draws_prompts or not _is_another(look.mask, given):
+        return corrected
+    views = zoom.distances(*clicked, zoom.shape_of(plane), model.size)
+    afresh = [_look(model, plane, given, view, look.cached) for view in views]
+    inside = [x for x in afresh if x.mask.any() and not zoom.touches_border(x.view, x.mask)]
+    agreeing = [x for x in (corrected, *inside) if _agrees(x.mask, given)]
+    return max(agreeing, key=lambda x: x.sure, default=corrected)
+
+
+def _is_another(mask: np.ndarray, given: SlicePrompts) -> bool:
+    """Whether the newest click is a negative one far inside a mask, bool (A, B), that was found before it."""
+    (at,) = _voxels(given.points[-1:], mask.shape)
+    if given.positive[-1] or not mask[tuple(at)]:
+        return False
+    depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+    return bool(depth[tuple(at)] >= DEEP * depth.max())
+
+
+def _agrees(mask: np.ndarray, given: SlicePrompts) -> bool:
+    """Whether all positive clicks are on a mask, bool (A, B), and all negative ones beside it."""
+    return bool((mask[tuple(_voxels(given.points, mask.shape).T)] == given.positive).all())
+
+
+def _voxels(points: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The voxels (N, 2) of a slice in which points (a, b) lie; those beside it are taken to its border."""
+    return np.clip(np.floor(points + 0.5).astype(int), 0, np.array(shape) - 1)
 
 
 def _first_click(model: Model, plane: np.ndarray, click: SlicePrompts) -> _Look:
@@ -418,8 +449,7 @@ def connected(mask: np.ndarray, prompts: SlicePrompts) -> np.ndarray:
     if prompts.box is not None or prompts.mask is not None:
         return mask
     pieces, _ = ndimage.label(mask)
-    limit = np.array(mask.shape) - 1
-    clicked = np.clip(np.floor(prompts.points[prompts.positive] + 0.5).astype(int), 0, limit)
+    clicked = _voxels(prompts.points[prompts.positive], mask.shape)
     hit = np.unique(pieces[clicked[:, 0], clicked[:, 1]])
     hit = hit[hit > 0]
     return np.isin(pieces, hit) if len(hit) else mask

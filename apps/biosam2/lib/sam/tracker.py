@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 
 import numpy as np
 import torch
@@ -108,7 +109,10 @@ class Tracker(Remembering):
         rest = [i for i in prompts if i not in looks]
         for index in sorted(rest, key=lambda i: min(abs(i - j) for j in own)):
             check()
-            mask, score = self._correct(index, prompts[index])
+            if self._draws and self.thickness is not None:
+                mask, score = self._correct_as_shown(index, prompts[index], check)
+            else:
+                mask, score = self._correct(index, prompts[index])
             self._prompted(index, mask)
             yield index, mask, score
 
@@ -288,6 +292,31 @@ class Tracker(Remembering):
         with self.model.running():
             output = self._interact(embedding, index, points, labels, steps(prompts, len(points)), None)
             self._keep_prompted(embedding, index, output)
+
+    def _correct_as_shown(
+        self, index: int, prompts: SlicePrompts, check: Callable[[], None]
+    ) -> tuple[np.ndarray, float]:
+        """Clicks on a further slice of a volume: they correct the mask that the person sees there.
+
+        That is the one which is reached slice by slice from the nearest prompted slice. A young network that
+        jumps there in one step, as `_correct` does, finds another one, and would have that corrected.
+        """
+        start = min(self.prompted, key=lambda prompted: abs(prompted - index))
+        backwards, known = index < start, deepcopy(self.known)
+        for between in range(start + (-1 if backwards else 1), index, -1 if backwards else 1):
+            check()
+            self.track(between, backwards)
+        shown, score = self.track(index, backwards)
+        self.previous, self.known = None, known  # what is about to be corrected was not known
+        self._begin_way()
+        if not shown.any() and not prompts.positive.any():  # nothing to take away
+            self._condition_on_mask(index, shown)
+            return shown, score
+        mask = shown if shown.any() else None
+        clicks = SlicePrompts(prompts.points, prompts.positive, None, mask)
+        found = segment(self.model, self.planes(index), clicks, self.use_zoom)
+        self._condition_on_mask(index, found.mask)
+        return found.mask, found.score
 
     def _correct(self, index: int, prompts: SlicePrompts) -> tuple[np.ndarray, float]:
         """Clicks on a further slice: read with what is remembered, then remembered as prompted."""
