@@ -10,6 +10,7 @@ from lib.evaluation.annotator import Annotator, Rule
 
 BALL = np.sum((np.indices((9, 30, 30)) - np.array([4, 15, 15])[:, None, None, None]) ** 2, 0) <= 16
 OTHER = np.roll(BALL, 8, 2)
+SMALL = BALL & (np.abs(np.arange(9) - 4) <= 2)[:, None, None]
 
 
 class Perfect:
@@ -136,6 +137,31 @@ def test_everywhere_all_slices_that_were_mended_are_propagated():
     work = Annotator(target=1.0).annotate(server, "ball", BALL, start)
     sent = [mask.any((1, 2)).nonzero()[0].tolist() for kind, *_, mask, _ in server.asked if kind == "through"]
     assert work.curve[-1] == 1.0 and sent[0] == [4] and max(map(len, sent)) > 1
+
+
+def test_what_is_beyond_an_end_is_cut_off_with_one_click():
+    start = SMALL.copy()
+    start[:2], start[7:] = SMALL[2], SMALL[6]  # two slices too many at each end
+    server = Perfect(SMALL)
+    work = Annotator(target=1.0).annotate(server, "ball", SMALL, start)
+    assert work.clicks == 2 and work.curve[-1] == 1.0 and not any(clicks for _, _, clicks, *_ in server.asked)
+
+
+def test_a_slice_is_carried_on_as_far_as_that_is_better():
+    class Straying(Perfect):
+        """Finds something else from the second slice on."""
+
+        def through(self, structure, clicks, positive, mask=None, slices=None):
+            found = super().through(structure, clicks, positive, mask, slices)
+            found[np.abs(np.arange(9) - np.flatnonzero(mask.any((1, 2)))[0]) > 1] = OTHER[4]
+            return found
+
+    start = BALL & ~ndimage.binary_erosion(BALL, np.ones((1, 3, 3)))
+    work = Annotator(Rule.NEARBY, target=1.0, most=1).annotate(Straying(BALL), "ball", BALL, start)
+    right = [
+        k for k in range(9) if np.array_equal(work.mask[k], BALL[k]) and not np.array_equal(BALL[k], start[k])
+    ]
+    assert len(right) == 3 and np.ptp(right) == 2 and not (work.mask & OTHER & ~BALL).any()
 
 
 def test_in_the_volume_all_clicks_and_the_starting_mask_are_sent_each_time():

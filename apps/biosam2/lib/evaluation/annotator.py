@@ -9,6 +9,7 @@ is said here, and is the same whether there was a pre-label or nothing:
   (`TRUST`).
 - Each click after that is on the slice with most wrong voxels, at the deepest point of its largest error. How
   it is answered is the `Rule`.
+- What lies beyond an end of the structure is cut off at once, which counts as a click.
 - What has not made it better is undone: the click has been made and counts, its answer is gone, and the same
   place is not clicked on again. The other slices come first then, until that one has changed.
 - Where nothing helps any more, it counts as the most clicks, as with everybody who does not get there.
@@ -42,10 +43,11 @@ class Rule(StrEnum):
     SLICE = "slice"
     """`biosam2_2d`: the mask of its slice and all clicks on it, a new mask of that slice."""
     NEARBY = "nearby"
-    """The same, and the slice is then propagated to its neighbours (`biosam2_3d`, `slice_range`)."""
+    """The same, and the slice is then propagated to its neighbours (`biosam2_3d`, `slice_range`), as far as
+    that makes them better: the person looks on, and stops it where it goes wrong."""
     EVERYWHERE = "everywhere"
     """The same, but all slices that were clicked on are propagated through the volume; that one to its
-    neighbours alone where this is no better."""
+    neighbours alone where this makes none better."""
     VOLUME = "volume"
     """`biosam2_3d`: the starting mask, if there was one, and all clicks, a new mask of all slices."""
 
@@ -194,21 +196,34 @@ class _Sitting:
     def _make(self, click: Click) -> None:
         """Click, look at the answer, and keep it or undo it."""
         self.clicks.append(click)
-        whole, rule, begins = len(self.truth) > 1, self.person.rule, self.begins
-        if whole and (begins or rule == Rule.VOLUME):
+        k, whole, rule, begins = click[0], len(self.truth) > 1, self.person.rule, self.begins
+        if whole and not begins and not self.truth[k].any():
+            found = self._cut(k)
+        elif whole and (begins or rule == Rule.VOLUME):
             found = self._through(self.clicks, self.start)
         else:
-            found = self._on_slice(click[0])
+            found = self._on_slice(k)
         if not self._keep(found):
             self.clicks.remove(click)
             self.refused.add(click)
-            self.left.add(click[0])
+            self.left.add(k)
         elif whole and not begins:
-            clicked = {k for k, *_ in self.clicks}
-            far = rule == Rule.EVERYWHERE and self._carry_on(clicked, (0, len(self.truth) - 1))
+            clicked = {index for index, *_ in self.clicks}
+            far = rule == Rule.EVERYWHERE and self._carry_on(k, clicked, len(self.truth))
             if not far and rule in (Rule.NEARBY, Rule.EVERYWHERE):
-                k = click[0]
-                self._carry_on({k}, (max(k - NEARBY, 0), min(k + NEARBY, len(self.truth) - 1)))
+                self._carry_on(k, {k}, NEARBY)
+
+    def _cut(self, k: int) -> np.ndarray:
+        """The mask less what is on a slice where the structure is not, and beyond it if that is its end."""
+        there = np.flatnonzero(self.truth.any((1, 2)))
+        found = self.mask.copy()
+        if k < there[0]:
+            found[: there[0]] = False
+        elif k > there[-1]:
+            found[there[-1] + 1 :] = False
+        else:
+            found[k] = False
+        return found
 
     def _keep(self, found: np.ndarray) -> bool:
         """Take an answer if it is better."""
@@ -231,27 +246,34 @@ class _Sitting:
         )
         return found
 
-    def _carry_on(self, corrected: set[int], slices: tuple[int, int]) -> bool:
-        """Have slices done from corrected ones; those that were clicked on stay.
+    def _carry_on(self, k: int, corrected: set[int], reach: int) -> bool:
+        """Have slices done from corrected ones, from slice `k` on both ways; those that were clicked on stay.
 
         Returns
         -------
         bool
             Whether that was better, and kept.
         """
-        alone = np.zeros_like(self.mask)
-        for k in corrected:
-            alone[k] = self.mask[k]
-        if not alone.any():
+        prompts = np.zeros_like(self.mask)
+        for index in corrected:
+            prompts[index] = self.mask[index]
+        if not prompts.any():
             return False
-        answer = self._through([], alone, slices)
-        clicked = {c[0] for c in self.clicks}
-        others = [index for index in range(slices[0], slices[1] + 1) if index not in clicked]
-        found = self.mask.copy()
-        found[others] = answer[others]
+        first, last = max(k - reach, 0), min(k + reach, len(self.mask) - 1)
+        answer = self._through([], prompts, (first, last))
+        clicked, found = {c[0] for c in self.clicks}, self.mask.copy()
+        for way in (range(k - 1, first - 1, -1), range(k + 1, last + 1)):
+            for index in way:
+                if index in clicked:
+                    continue
+                truth = self.truth[index]
+                if (answer[index] != truth).sum() > (self.mask[index] != truth).sum():
+                    break
+                found[index] = answer[index]
+        done = np.flatnonzero((found != self.mask).any((1, 2)))
         kept = self._keep(found)
         if kept:
-            for index in others:
+            for index in done.tolist():
                 self.before.pop(index, None)
         return kept
 

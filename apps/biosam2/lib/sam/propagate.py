@@ -77,8 +77,9 @@ def propagate(
     """Follow each structure from its prompted slices through its range, step by step between other work.
 
     Every slice with a box or a mask, or else the first one with a positive click, stands by itself, as in
-    SAM 2's first interaction. Clicks on further slices are corrections: they are read with the memory of the
-    others, and then count as prompted themselves. Between two prompted slices each reaches to the middle.
+    SAM 2's first interaction. Clicks on further slices correct what is found there from the others
+    (`Tracker`), and then count as prompted themselves. Between two prompted slices each reaches to the
+    middle.
 
     Parameters
     ----------
