@@ -178,10 +178,11 @@ class _Sitting:
 
     def _next(self) -> Click | None:
         """Where the person clicks next; None where every place has been tried."""
-        by_size = np.argsort(-self.truth.sum((1, 2)), kind="stable")
         errors = (self.mask != self.truth).sum((1, 2))
-        by_error = sorted(range(len(errors)), key=lambda k: (k in self.left, -errors[k]))
-        for k in map(int, [*by_size[:1], *by_error] if self.begins else by_error):
+        order = sorted(range(len(errors)), key=lambda k: (k in self.left, -errors[k]))
+        if self.begins:
+            order.insert(0, int(self.truth.sum((1, 2)).argmax()))
+        for k in order:
             mask = self.mask[k].copy()
             while (point := next_click(mask, self.truth[k])) is not None:
                 if self._is_new((k, *point)):
@@ -262,6 +263,7 @@ class _Sitting:
         first, last = max(k - reach, 0), min(k + reach, len(self.mask) - 1)
         answer = self._through([], prompts, (first, last))
         clicked, found = {c[0] for c in self.clicks}, self.mask.copy()
+        carried = []
         for way in (range(k - 1, first - 1, -1), range(k + 1, last + 1)):
             for index in way:
                 if index in clicked:
@@ -270,10 +272,10 @@ class _Sitting:
                 if (answer[index] != truth).sum() > (self.mask[index] != truth).sum():
                     break
                 found[index] = answer[index]
-        done = np.flatnonzero((found != self.mask).any((1, 2)))
+                carried.append(index)
         kept = self._keep(found)
         if kept:
-            for index in done.tolist():
+            for index in carried:
                 self.before.pop(index, None)
         return kept
 

@@ -201,9 +201,13 @@ def _next_click(model: Model, plane: np.ndarray, given: SlicePrompts, look: _Loo
         return corrected
     views = zoom.distances(*clicked, zoom.shape_of(plane), model.size)
     afresh = [_look(model, plane, given, view, look.cached) for view in views]
-    inside = [x for x in afresh if x.mask.any() and not zoom.touches_border(x.view, x.mask)]
-    agreeing = [x for x in (corrected, *inside) if _agrees(x.mask, given)]
+    agreeing = [x for x in (corrected, *_whole_in_view(afresh)) if _agrees(x.mask, given)]
     return max(agreeing, key=lambda x: x.sure, default=corrected)
+
+
+def _whole_in_view(looks: list[_Look]) -> list[_Look]:
+    """Those that show something, and all of it."""
+    return [x for x in looks if x.mask.any() and not zoom.touches_border(x.view, x.mask)]
 
 
 def _is_another(mask: np.ndarray, given: SlicePrompts) -> bool:
@@ -237,8 +241,7 @@ def _first_click(model: Model, plane: np.ndarray, click: SlicePrompts) -> _Look:
     assert keep is not None  # it is a positive click
     if model.checkpoint.architecture.draws_prompts:
         looks = [_look(model, plane, click, view) for view in zoom.distances(*keep, shape, model.size)]
-        inside = [x for x in looks if x.mask.any() and not zoom.touches_border(x.view, x.mask)]
-        surest = max(inside or looks, key=lambda x: x.sure)
+        surest = max(_whole_in_view(looks) or looks, key=lambda x: x.sure)
         # the next click looks from two distances (`_look`): it should find both ready
         ready = embed_in_ways(model, picture(plane, zoom.farther(surest.view, shape, model.size)))[1]
         return replace(surest, cached=all(x.cached for x in looks) and ready)

@@ -303,20 +303,18 @@ class Tracker(Remembering):
         """
         start = min(self.prompted, key=lambda prompted: abs(prompted - index))
         backwards, known = index < start, deepcopy(self.known)
-        for between in range(start + (-1 if backwards else 1), index, -1 if backwards else 1):
+        by = -1 if backwards else 1
+        for at in range(start + by, index + by, by):
             check()
-            self.track(between, backwards)
-        shown, score = self.track(index, backwards)
+            mask, score = self.track(at, backwards)
         self.previous, self.known = None, known  # what is about to be corrected was not known
         self._begin_way()
-        if not shown.any() and not prompts.positive.any():  # nothing to take away
-            self._condition_on_mask(index, shown)
-            return shown, score
-        mask = shown if shown.any() else None
-        clicks = SlicePrompts(prompts.points, prompts.positive, None, mask)
-        found = segment(self.model, self.planes(index), clicks, self.use_zoom)
-        self._condition_on_mask(index, found.mask)
-        return found.mask, found.score
+        if mask.any() or prompts.positive.any():  # else there is nothing to take away
+            clicks = SlicePrompts(prompts.points, prompts.positive, None, mask if mask.any() else None)
+            found = segment(self.model, self.planes(index), clicks, self.use_zoom)
+            mask, score = found.mask, found.score
+        self._condition_on_mask(index, mask)
+        return mask, score
 
     def _correct(self, index: int, prompts: SlicePrompts) -> tuple[np.ndarray, float]:
         """Clicks on a further slice: read with what is remembered, then remembered as prompted."""
