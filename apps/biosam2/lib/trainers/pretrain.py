@@ -27,6 +27,7 @@ from lib.sam.network import decode
 from lib.sam.segment import CLAMP
 from lib.trainers import simulate
 from lib.trainers.losses import score_loss
+from lib.trainers.muon import Muon
 
 logger = logging.getLogger(__name__)
 
@@ -188,7 +189,7 @@ class Run:
         ours = {id(p) for p in matrices}
         rest = [p for p in network.parameters() if id(p) not in ours]
         self.optimisers: list[torch.optim.Optimizer] = [
-            torch.optim.Muon(matrices, lr=schedule.rate, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+            Muon(matrices, lr=schedule.rate, weight_decay=0.05),
             torch.optim.AdamW(rest, lr=schedule.rate, weight_decay=0.0),
         ]
         self.step = 0

@@ -10,11 +10,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.optim import AdamW, Muon, Optimizer
+from torch.optim import AdamW, Optimizer
+
+from lib.trainers.muon import Muon
 
 
 class MuonAndAdamW(Optimizer):
-    """`torch.optim.Muon` for parameters with two dimensions that are no embeddings, AdamW for the rest.
+    """`lib.trainers.muon.Muon` for parameters with two dimensions that are no embeddings, AdamW for the rest.
 
     Parameters
     ----------
@@ -31,7 +33,7 @@ class MuonAndAdamW(Optimizer):
                     part.append({**group, "params": chosen})
         self._parts: list[Optimizer] = []
         if parts[0]:
-            self._parts.append(Muon(parts[0], adjust_lr_fn="match_rms_adamw"))
+            self._parts.append(Muon(parts[0]))
         if parts[1]:
             self._parts.append(AdamW(parts[1]))
         super().__init__([group for part in self._parts for group in part.param_groups], {})
