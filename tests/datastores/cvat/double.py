@@ -27,6 +27,7 @@ from PIL import Image
 
 NAME, PASSWORD, KEY = "annotator", "secret", "prefix.key"
 BEGIN = "2026-01-02T03:04:05.000000Z"
+TASK = 0  # where a job's number stands: the task itself
 LABELS = {1: {11: "polyp", 12: "tool", 13: "background"}, 2: {21: "cell"}}
 SKIPPED = {"storage": "local", "cloud_storage_id": None}
 
@@ -75,6 +76,11 @@ class Task:
         self.changes += 1
         for job in jobs or self.jobs:
             self.updated[job] = f"2026-01-03T00:00:{self.changes:02d}.000000Z"
+
+    def delete(self, *frames: int) -> None:
+        """Somebody has deleted these frames, and brought back all others: only the task is newer."""
+        self.changes += 1
+        self.deleted, self.updated[TASK] = frames, f"2026-01-03T00:00:{self.changes:02d}.000000Z"
 
     @property
     def stamp(self) -> str:

@@ -170,6 +170,22 @@ def test_a_job_that_is_opened_again_takes_its_labels_back(cvat: Cvat, connect: C
     assert datastore.get_label_uri("task-1_frame-000001", "final") == ""
 
 
+def test_a_deleted_frame_that_is_brought_back_has_its_label_again(cvat: Cvat, connect: Connect):
+    datastore = connect(cvat)
+    before = datastore.final_labels()
+    cvat.tasks[1].delete(1)
+    datastore.refresh()
+    assert set(before) - set(datastore.final_labels()) == {"task-1_frame-000001"}
+    # an export that was made in between has nothing of it
+    cvat.tasks[1].change(1)
+    datastore.refresh()
+    datastore.final_labels()
+    cvat.tasks[1].delete()
+    datastore.refresh()
+    assert datastore.final_labels() == before
+    assert structure(datastore, "task-1_frame-000001", "polyp").any()
+
+
 def test_work_in_a_job_that_is_not_finished_asks_for_no_export(cvat: Cvat, connect: Connect):
     datastore = connect(cvat)
     datastore.final_labels()

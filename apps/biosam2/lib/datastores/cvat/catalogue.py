@@ -93,8 +93,13 @@ class Task:
 
     @property
     def stamp(self) -> str:
-        """Changes with the annotations of jobs that are done, and with which these are."""
-        return ";".join(f"{job.id}:{job.updated}" for job in self.jobs if job.done)
+        """Changes with the annotations of jobs that are done, with which these are, and with deleted frames.
+
+        Exports have nothing of deleted frames, and no job changes when one is brought back.
+        """
+        done = [f"{job.id}:{job.updated}" for job in self.jobs if job.done]
+        deleted = [f"-{number}" for number, frame in enumerate(self.frames) if frame is None]
+        return ";".join([*done, *deleted])
 
 
 @dataclass(frozen=True)
