@@ -86,10 +86,10 @@ def nuclio(biosam2: str) -> Iterator[Nuclio]:
         yield gateway
 
 
-def deployed(**environment: str) -> Nuclio:
+def deployed(port: int = 0, **environment: str) -> Nuclio:
     """The three functions of `apps/biosam2/clients/cvat/nuclio` behind a nuclio of their own."""
     kinds = ("detector", "interactor", "tracker")
-    return Nuclio(*(Function(CLIENT / "nuclio" / kind, environment) for kind in kinds))
+    return Nuclio(*(Function(CLIENT / "nuclio" / kind, environment) for kind in kinds), port=port)
 
 
 Call = Callable[..., requests.Response]

@@ -70,8 +70,8 @@ class Function:
 class Nuclio(ThreadingHTTPServer):
     """`GET /api/functions[/{name}]` and `POST /api/function_invocations`, as CVAT calls them."""
 
-    def __init__(self, *functions: Function) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, *functions: Function, port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
         self.functions = {function.name: function for function in functions}
         self.address = f"http://127.0.0.1:{self.server_address[1]}"
         threading.Thread(target=self.serve_forever, daemon=True).start()
