@@ -276,6 +276,17 @@ def test_formats_that_no_client_shows_become_png(current: Cvat, connect: Connect
     assert np.array_equal(load_volume(path).voxels[:, :, 0], pixels(6).swapaxes(0, 1))
 
 
+@pytest.mark.parametrize("kind", [">u2", "<i4", "<f4"])
+def test_deep_grey_stays_grey(current: Cvat, connect: Connect, kind: str):
+    deep = np.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH) * 40 + 7
+    current.tasks[7].pictures[0] = Picture("cell.tif", deep.astype(kind), "TIFF")
+    found = load_volume(Path(connect(current).get_image_uri("task-7_frame-000000"))).voxels.squeeze().T
+    share = (deep - 7) / (deep.max() - 7)  # numbers with a comma become those of 16 bit, from least to most
+    expected = np.round(share * 65535) if kind == "<f4" else deep
+    assert found.dtype == np.uint16
+    assert np.array_equal(found, expected)
+
+
 def test_images_that_were_not_used_for_long_make_room(current: Cvat, connect: Connect, monkeypatch):
     from lib.datastores.cvat import files
 

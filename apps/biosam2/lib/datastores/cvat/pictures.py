@@ -6,6 +6,7 @@ import io
 import warnings
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageOps
 
 from lib.datastores.cvat.catalogue import Frame
@@ -13,7 +14,9 @@ from lib.errors import Unprocessable
 
 KEPT = {"PNG": ".png", "JPEG": ".jpg"}
 ORIENTATION = 0x0112  # EXIF
-EXACT = ("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16")  # modes that PNG holds
+EXACT = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")  # modes that PNG holds
+DEEP = ("I", "F")  # grey of 32 bit
+MOST = (1 << 16) - 1
 
 
 def write_picture(content: bytes, frame: Frame, folder: Path, what: str) -> Path:
@@ -56,10 +59,29 @@ def write_picture(content: bytes, frame: Frame, folder: Path, what: str) -> Path
                 place.write_bytes(content)
                 return place
             place = folder / "picture.png"
-            (upright if upright.mode in EXACT else upright.convert("RGB")).save(place, exif=b"")
+            _as_png_holds_it(upright).save(place, exif=b"")
             return place
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise Unprocessable(f"{what} cannot be read as a picture ({error}).") from None
+
+
+def _as_png_holds_it(picture: Image.Image) -> Image.Image:
+    """Grey stays grey: numbers that are not whole ones of 16 bit are stretched over these."""
+    if picture.mode in EXACT:
+        return picture
+    if picture.mode not in DEEP and not picture.mode.startswith("I;16"):
+        return picture.convert("RGB")
+    values = np.asarray(picture)
+    if values.dtype.kind == "f" or values.min() < 0 or values.max() > MOST:
+        values = _stretched(values.astype(float))
+    return Image.fromarray(values.astype(np.uint16))
+
+
+def _stretched(values: np.ndarray) -> np.ndarray:
+    finite = values[np.isfinite(values)]
+    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
+    shares = (np.nan_to_num(values, nan=low, posinf=high, neginf=low) - low) / ((high - low) or 1)
+    return np.round(shares * MOST)
 
 
 def _by(size: tuple[int, int]) -> str:
