@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import requests
 from biosam2_cvat import shapes
 from clients.cvat.conftest import LABEL, call, deployed, model_mask, overlap
+from PIL import Image
 from skimage.draw import polygon2mask
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
@@ -111,6 +113,19 @@ def test_the_outline_that_comes_with_a_mask_is_the_mask(nuclio, movie):
     content = answer.json()
     outline = {"type": "polygon", "points": np.ravel(content["points"])}
     assert overlap(drawn(movie, outline), np.array(content["mask"]) == 1) > 0.98
+
+
+@pytest.mark.parametrize("format", ["TIFF", "GIF"])
+def test_a_picture_of_a_kind_that_only_cvat_reads_is_sent_as_png(nuclio, biosam2, movie, format):
+    with Image.open(io.BytesIO(movie.frames[0])) as frame:
+        grey = frame.convert("L")
+    stored, png = io.BytesIO(), io.BytesIO()
+    grey.save(stored, format)
+    grey.convert("RGB" if format == "GIF" else "L").save(png, "PNG")
+    answer = call(nuclio, "interactor", stored.getvalue(), pos_points=[[45.5, 62.5]], neg_points=[])
+    assert answer.status_code == 200, answer.text
+    expected = model_mask(biosam2, png.getvalue(), foreground=[[45, 62]])
+    assert np.array_equal(np.array(answer.json()["mask"]) == 1, expected)
 
 
 # detector

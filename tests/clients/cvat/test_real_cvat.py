@@ -8,6 +8,7 @@ BIOSAM2_CVAT_NUCLIO_PORT says.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -171,9 +172,10 @@ def test_every_page_of_a_list_is_read(site, connect, tmp_path, monkeypatch):
 
 def test_frames_are_what_was_uploaded(site, connect, tmp_path):
     grey = np.random.default_rng(0).integers(0, 1 << 16, (HEIGHT, WIDTH)).astype(np.uint16)
-    task = site.task(saved(tmp_path, colour=pixels(1), grey=grey))
-    datastore = connect()
-    for frame, expected in enumerate((pixels(1), grey)):
+    files = saved(tmp_path, colour=pixels(1), grey=grey)
+    Image.fromarray(grey.astype(np.int32)).save(tmp_path / "deep.tif")
+    task, datastore = site.task([*files, tmp_path / "deep.tif"]), connect()
+    for frame, expected in enumerate((pixels(1), grey, grey)):
         found = load_volume(Path(datastore.get_image_uri(image(task, frame)))).voxels[:, :, 0]
         assert np.array_equal(found, expected.swapaxes(0, 1))
 
@@ -331,6 +333,15 @@ def test_a_click_or_a_box_gives_the_mask_that_the_model_made(site, task, biosam2
     answer = site.call("interactor", task, **asked)
     expected = model_mask(biosam2, movie.frames[0], **prompts)
     assert np.array_equal(np.array(answer["mask"]) == 1, expected) and expected.any()
+
+
+def test_a_tiff_has_its_mask_as_well(site, nuclio, biosam2, movie, tmp_path):
+    with Image.open(io.BytesIO(movie.frames[0])) as frame:
+        frame.save(tmp_path / "frame.tif")
+    clicks = {"pos_points": [[45.5, 62.5]], "neg_points": [], "obj_bbox": []}
+    answer = site.call("interactor", site.task([tmp_path / "frame.tif"]), frame=0, **clicks)
+    expected = model_mask(biosam2, movie.frames[0], foreground=[[45, 62]])
+    assert np.array_equal(np.array(answer["mask"]) == 1, expected)
 
 
 def test_automatic_annotation_leaves_the_masks_that_the_server_found(site, task, biosam2, movie):

@@ -144,6 +144,15 @@ def test_a_picture_of_any_kind_is_sent_without_loss(mode):
         assert np.array_equal(np.asarray(sent), np.asarray(kept))
 
 
+@pytest.mark.parametrize("kind", [">u2", "<i4", "<f4"])
+def test_deep_grey_is_sent_as_16_bit(kind):
+    deep = np.arange(SIZE[0] * SIZE[1]).reshape(SIZE[::-1]) * 20 + 7
+    picture = Picture.from_image(Image.fromarray(deep.astype(kind)))
+    with Image.open(io.BytesIO(picture.content)) as sent:
+        share = (deep - 7) / (deep.max() - 7)  # numbers with a comma are stretched from least to most
+        assert np.array_equal(np.asarray(sent), np.round(share * 65535) if kind == "<f4" else deep)
+
+
 @pytest.mark.parametrize("answer", [{}, {"size": [3, 3], "bbox": [0, 0, 2, 2], "counts": [1]}])
 def test_an_answer_that_holds_no_mask_is_an_error_and_not_another_mask(answer):
     with pytest.raises(BioSAM2Error, match="no mask that can be read"):

@@ -9,11 +9,16 @@ import io
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from biosam2_cvat.errors import BadRequest
 
-KEPT_MODES = ("L", "RGB", "I;16")  # these are sent as they are, every other one as RGB
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # what the server reads: the others that CVAT has are sent as PNG
+KEPT_MODES = ("L", "RGB", "I;16")  # these are sent as they are, and every other one but deep grey as RGB
+DEEP_MODES = ("I", "F", "I;16B")
+MOST = (1 << 16) - 1
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ class Picture:
             raise BadRequest("image is not in base64.") from None
         try:
             with Image.open(io.BytesIO(content)) as image:
-                return cls(content, image.size)
+                return cls(content, image.size) if image.format in FORMATS else cls.from_image(image)
         except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError):
             raise BadRequest(f"image, {len(content)} bytes, is not a picture that can be read.") from None
 
@@ -67,8 +72,25 @@ class Picture:
         """
         buffer = io.BytesIO()
         try:
-            kept = image if image.mode in KEPT_MODES else image.convert("RGB")
+            kept = image if image.mode in KEPT_MODES else _converted(image)
             kept.save(buffer, "PNG", compress_level=1)  # it goes a short way once
         except (OSError, ValueError, SyntaxError) as error:
             raise BadRequest(f"the picture cannot be read: {error}") from None
         return cls(buffer.getvalue(), kept.size)
+
+
+def _converted(image: Image.Image) -> Image.Image:
+    """RGB, or of deep grey 16 bit: numbers that are not whole ones of these are stretched over them."""
+    if image.mode not in DEEP_MODES:
+        return image.convert("RGB")
+    values = np.asarray(image)
+    if values.dtype.kind == "f" or values.min() < 0 or values.max() > MOST:
+        values = _stretched(values.astype(float))
+    return Image.fromarray(values.astype(np.uint16))
+
+
+def _stretched(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    finite = values[np.isfinite(values)]
+    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
+    shares = (np.nan_to_num(values, nan=low, posinf=high, neginf=low) - low) / ((high - low) or 1)
+    return np.round(shares * MOST)
