@@ -187,6 +187,17 @@ def test_without_a_label_there_is_nothing_to_look_for(picture, detect):
     assert "No image has a final label yet" in _detail(detect(picture), 409)
 
 
+def test_without_a_label_nothing_may_be_found(address):
+    assert requests.get(f"{address}/biosam2/pictures/labels", timeout=SECONDS).json() == {"labels": []}
+
+
+def test_what_may_be_found_is_what_was_labelled_by_now(address, labelled):
+    """Also before anything has been looked for."""
+    assert requests.get(f"{address}/biosam2/pictures/labels", timeout=SECONDS).json() == {
+        "labels": ["tumour"]
+    }
+
+
 def test_structures_are_found_by_name_and_index(picture, detect, labelled):
     answer = detect(picture, {"labels": None, "threshold": None})
     assert answer.status_code == 200, answer.text

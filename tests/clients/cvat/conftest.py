@@ -67,7 +67,7 @@ def biosam2(movie: Movie, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     studies = tmp_path_factory.mktemp("studies")
     (studies / "labelled.png").write_bytes(movie.frames[0])
     (studies / "other.png").write_bytes(movie.frames[2])
-    with MonaiLabel(studies, tmp_path_factory.mktemp("server"), {"labels": LABEL}) as server:
+    with MonaiLabel(studies, tmp_path_factory.mktemp("server")) as server:
         label = io.BytesIO()
         Image.fromarray(movie.left[0].astype(np.uint8)).save(label, "PNG")
         requests.put(

@@ -15,6 +15,7 @@ import PIL.Image
 import pytest
 import requests
 from biosam2_cvat import shapes
+from biosam2_cvat.server import Server
 from clients.cvat.conftest import LABEL, Movie, agent_file, model_mask, overlap
 from clients.cvat.double import TOKEN, Asked, Cvat, Task
 from cvat_cli._internal.common import FunctionLoader
@@ -263,6 +264,12 @@ def test_an_unreachable_server_is_said_to_who_asked(movie):
     picture = PIL.Image.fromarray(movie.left[0])
     with pytest.raises(cvataa.BadFunctionError, match=f"the BioSAM-2 server at {CLOSED} cannot be reached."):
         function.preprocess_image(None, picture)
+
+
+def test_a_detector_without_a_structure_is_not_made(biosam2, monkeypatch):
+    monkeypatch.setattr(Server, "_request", lambda *_, **__: {"labels": []})
+    with pytest.raises(cvataa.BadFunctionError, match="has not been shown a label yet."):
+        FunctionLoader(None, agent_file("detection"), {"server": biosam2}).load()
 
 
 def test_a_detector_of_an_unreachable_server_is_not_made():

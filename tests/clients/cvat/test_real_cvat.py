@@ -25,6 +25,7 @@ import requests
 from biosam2_cvat import runs as server_runs
 from biosam2_cvat import shapes
 from biosam2_cvat.__main__ import specification
+from biosam2_cvat.server import Server
 from clients.cvat.conftest import LABEL, Movie, agent_file, deployed, model_mask, overlap
 from clients.cvat.nuclio_double import CLIENT, Function, Nuclio
 from cvat_sdk import Client, make_client, models
@@ -280,7 +281,7 @@ def nuclio(biosam2: str) -> Iterator[Nuclio]:
     """Where the CVAT looks for it; the detector's structures are in its `function.yaml`."""
     with deployed(PORT, BIOSAM2_SERVER=biosam2) as gateway:
         detector = gateway.functions["biosam2-detector"].configuration
-        detector["metadata"]["annotations"]["spec"] = specification([LABEL])
+        detector["metadata"]["annotations"]["spec"] = specification(Server(biosam2).labels())
         yield gateway
         gateway.shutdown()
 
@@ -422,7 +423,7 @@ def test_what_is_completed_in_cvat_is_trained_on_and_found_on_its_other_frames(
         "MONAI_LABEL_DATASTORE_PROJECT": str(site.project),
         "MONAI_LABEL_DATASTORE_CACHE_PATH": str(tmp_path / "cache"),
     }
-    with MonaiLabel(URL, tmp_path, environment=settings) as server:
+    with MonaiLabel(URL, tmp_path, {"versions": tmp_path / "versions"}, settings) as server:
         detector = Function(CLIENT / "nuclio" / "detector", {"BIOSAM2_SERVER": server.address})
         detector.configuration = nuclio.functions[detector.name].configuration
         monkeypatch.setitem(nuclio.functions, detector.name, detector)

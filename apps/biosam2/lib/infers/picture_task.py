@@ -88,6 +88,22 @@ class PictureTask:
             "latencies": watch.total(),
         }
 
+    def labels(self) -> list[str]:
+        """The structures that `detect` may find.
+
+        Raises
+        ------
+        NotFound, Unavailable
+            See `detect`; if the labels are in an archive that does not answer.
+        """
+        self._check_offered()
+        self.auto.bank.refresh()
+        return list(self.auto.bank.structures())
+
+    def _check_offered(self) -> None:
+        if "biosam2_auto" not in self.settings.models:
+            raise NotFound(f'model "biosam2_auto" is not one of {", ".join(self.settings.models)}.')
+
     def detect(self, picture: Picture, fields: Any) -> dict[str, Any]:
         """The structures of the submitted labels on a picture, as `biosam2_auto` finds them.
 
@@ -114,8 +130,7 @@ class PictureTask:
         Cancelled
             If nobody wants the answer any more.
         """
-        if "biosam2_auto" not in self.settings.models:
-            raise NotFound(f'model "biosam2_auto" is not one of {", ".join(self.settings.models)}.')
+        self._check_offered()
         labels, threshold = _asked(fields)
         structures = self.auto.asked(labels)
         work.stop_if_cancelled()

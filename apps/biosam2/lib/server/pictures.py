@@ -41,6 +41,25 @@ async def api_add(image: UploadFile = File(...), _: User = asker) -> dict[str, A
     return await run_in_threadpool(lambda: ready_app().pictures.add(data))
 
 
+@router.get("/labels", summary="What may be found on pictures")
+async def api_labels(_: User = asker) -> dict[str, Any]:
+    """The structures of the labels that have been submitted by now.
+
+    Returns
+    -------
+    dict
+        `labels`: their names; none of them while there is no label.
+
+    Raises
+    ------
+    NotFound
+        If this server does not offer `biosam2_auto`.
+    Unavailable
+        If the labels are in an archive that does not answer.
+    """
+    return await run_in_threadpool(lambda: {"labels": ready_app().pictures.labels()})
+
+
 @router.post("/{picture}/mask", summary="Segment one object on a picture")
 async def api_mask(http: Request, picture: str, fields: Any = fields_of_body, user: User = asker) -> Any:
     """The mask of what is prompted.

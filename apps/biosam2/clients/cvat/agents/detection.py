@@ -13,7 +13,6 @@ import cvat_sdk.models as models
 import PIL.Image
 from biosam2_cvat import shapes
 from biosam2_cvat.agents import said_by_cvat
-from biosam2_cvat.errors import BadRequest
 from biosam2_cvat.pictures import Picture
 from biosam2_cvat.server import Found, Server
 
@@ -69,6 +68,4 @@ def create(
     """
     asked = Server.from_environment(server, token, timeout)
     names = [name.strip() for name in labels.split(",") if name.strip()] or asked.labels()
-    if not names:
-        raise BadRequest(f"the BioSAM-2 server at {asked.address} has not been shown a label yet.")
     return Detection(asked, names, tolerance)

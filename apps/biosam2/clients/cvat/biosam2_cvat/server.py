@@ -19,7 +19,7 @@ ADDRESS, TOKEN, TIMEOUT = "BIOSAM2_SERVER", "BIOSAM2_TOKEN", "BIOSAM2_TIMEOUT"  
 DEFAULT_ADDRESS = "http://localhost:8000"
 DEFAULT_TIMEOUT = 110.0  # s for an answer: CVAT itself waits 120 s for a function
 CONNECT_SECONDS = 10.0
-NOT_FOUND, UNAUTHORISED, LONGEST_SENTENCE = 404, 401, 500
+NOT_FOUND, UNAUTHORISED, CONFLICT, LONGEST_SENTENCE = 404, 401, 409, 500
 NO_SUCH_PATH = "Not Found"  # what a server says that has not this route at all
 
 
@@ -136,10 +136,19 @@ class Server:
         return self._steps(answer)
 
     def labels(self) -> list[str]:
-        """The structures that `detect` may find, as the server's `/info/` names them."""
-        models = self._request("GET", "/info/").get("models") or {}
-        named = (models.get("biosam2_auto") or {}).get("labels") or []
-        return [str(name) for name in named if name != "background"]
+        """The structures that `detect` may find.
+
+        Raises
+        ------
+        BioSAM2Error
+            If there is none yet.
+        """
+        named = self._request("GET", "/biosam2/pictures/labels")["labels"]
+        if not named:
+            raise BioSAM2Error(
+                f"the BioSAM-2 server at {self.address} has not been shown a label yet.", CONFLICT
+            )
+        return [str(name) for name in named]
 
     def _about(self, picture: Picture, what: str, body: Mapping[str, Any]) -> dict[str, Any]:
         path = f"/biosam2/pictures/{picture.id}/{what}"
