@@ -255,10 +255,11 @@ class Cvat:
             return 200, task.pictures[number].content
         if (method, path) == ("POST", "/dataset/export") and self.current:
             assert query["format"] == "CVAT for images 1.1" and query["save_images"] in ("false", "False")
-            request = f"action=export&target=task&id={task.id}&subresource=annotations"
+            about = "user_id=1&format=CVAT_for_images_1~1&subresource=annotations"
+            request = f"action=export&target=task&target_id={task.id}&{about}"
             if self.requests.get(request, [0, 0])[1] > 0:
                 self.requests[request][1] -= 1  # time goes by
-                return 409, "Request is being processed"
+                return 409, {"rq_id": request}
             self.requests[request] = [task.id, self.waits]  # one that has ended is forgotten
             return 202, {"rq_id": request}
         if (method, path) == ("GET", "/dataset/download") and self.current:
