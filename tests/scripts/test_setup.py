@@ -179,6 +179,16 @@ def test_a_second_run_installs_nothing(checkout: Path) -> None:
     assert not (checkout / "pip.txt").exists()
 
 
+def test_an_environment_that_is_linked_to_is_used_as_it_is(checkout: Path) -> None:
+    """As a second work tree does it: by the name of the link it would look moved, and be made anew."""
+    other = checkout.parent / "other checkout"
+    shutil.copytree(checkout, other, ignore=shutil.ignore_patterns(".venv"))
+    (other / ".venv").symlink_to(checkout / ".venv")
+    done = run(other / "scripts" / "test")
+    assert done.returncode == 0, done.stderr
+    assert not (checkout / "pip.txt").exists() and (checkout / ".venv" / "lib").is_dir()
+
+
 def test_an_install_that_fails_is_said_plainly_and_tried_again_next_time(checkout: Path) -> None:
     with (checkout / "requirements.lock").open("a") as lock:
         lock.write("# changed\n")
