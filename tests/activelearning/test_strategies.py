@@ -149,7 +149,7 @@ def test_of_a_large_pool_some_are_weighed(rng, monkeypatch):
     cases = clusters(rng, liver=lambda c, r: (r.random(), 1.0))
     for name in ("diversity", "biosam2"):
         given = draw(name, cases, rng, 2 * CLUSTERS)
-        assert {cluster(image) for image in given} == set(range(CLUSTERS))
+        assert len({cluster(image) for image in given}) >= CLUSTERS - 1
 
 
 def test_diversity_keeps_away_from_what_others_work_on(rng):
@@ -162,6 +162,25 @@ def test_the_default_begins_with_diversity(rng):
     """Whatever is uncertain: the first cases are of as many clusters."""
     cases = clusters(rng, liver=lambda c, r: (0.9 if c == 0 else 0.1, 1.0))
     assert len({cluster(image) for image in draw("biosam2", cases, rng, COLD_START)}) == COLD_START
+
+
+def test_the_default_begins_with_what_shows_most_structures(rng):
+    """One image in ten shows three structures instead of one: these come first, of all clusters."""
+    cases = clusters(
+        rng,
+        common=lambda c, r: (0.5, 1.0),
+        second=lambda c, r: (0.5, 0.1),
+        third=lambda c, r: (0.5, 0.1),
+    )
+    rich = [f"{c}-{n}" for c in range(CLUSTERS) for n in range(4)]
+    for image in rich:
+        row = cases.row(image)
+        vector = cases.distances._vectors[row]
+        found = {name: StructureScore(0.5, 1.0) for name in cases.structures}
+        cases.score([(image, CaseScore("key", vector, found))])
+    given = draw("biosam2", cases, rng, COLD_START)
+    assert set(given) <= set(rich)
+    assert len({cluster(image) for image in given}) == COLD_START
 
 
 def test_the_default_prefers_uncertain_cases_but_not_of_one_cluster_only(rng):

@@ -30,8 +30,6 @@ class Cases:
         Mean uncertainty of the structures of an image, NaN where none was scored.
     distances : Distances
         To the nearest image that is labelled or claimed.
-    doubt, expected : ndarray float64 (S,)
-        Over the images that are neither: the sum of uncertainty x present, and of present.
     collected : ndarray float64 (S,)
         How many of the images that are labelled or claimed show a structure: the sum of present.
     """
@@ -43,7 +41,7 @@ class Cases:
         self.labelled, self.claimed, self._listed = (np.zeros(0, bool) for _ in range(3))
         self.uncertainty, self.present = (np.zeros((0, 0), np.float32) for _ in range(2))
         self.mean = np.zeros(0, np.float32)
-        self.doubt, self.expected, self.collected = (np.zeros(0) for _ in range(3))
+        self.collected = np.zeros(0)
         self._row: dict[str, int] = {}
         self._spare: list[int] = []
 
@@ -167,9 +165,7 @@ class Cases:
         self.structures += names
         nan = np.full((len(names), len(self.images)), np.nan, np.float32)
         self.uncertainty, self.present = np.vstack([self.uncertainty, nan]), np.vstack([self.present, nan])
-        self.doubt, self.expected, self.collected = (
-            np.append(sums, np.zeros(len(names))) for sums in (self.doubt, self.expected, self.collected)
-        )
+        self.collected = np.append(self.collected, np.zeros(len(names)))
 
     def _mark(self, flags: np.ndarray, row: int, value: bool) -> None:
         if flags[row] == value:
@@ -183,10 +179,6 @@ class Cases:
             self.distances.drop(row)
 
     def _count(self, rows: np.ndarray, sign: int) -> None:
-        """Add rows to the sums over all images, or take them out again."""
-        present = np.nan_to_num(self.present[:, rows]).astype(float)
-        doubt = present * np.nan_to_num(self.uncertainty[:, rows])
-        taken = self.labelled[rows] | self.claimed[rows]
-        self.collected += sign * present[:, taken].sum(1)
-        self.doubt += sign * doubt[:, ~taken].sum(1)
-        self.expected += sign * present[:, ~taken].sum(1)
+        """Add those rows that are labelled or claimed to what is collected, or take them out again."""
+        taken = rows[self.labelled[rows] | self.claimed[rows]]
+        self.collected += sign * np.nan_to_num(self.present[:, taken]).astype(float).sum(1)

@@ -21,6 +21,9 @@ The automatic masks that it is measured on are made from labelled cases; with fe
 few cases they were made from than about the image.
 """
 
+UNKNOWN = 1.0
+"""How many structures an image counts for beside those that are known, while most may not be."""
+
 SHARPNESS = 8.0
 """How strongly the default prefers high values: it draws a case with a probability that goes with value ** 8.
 
@@ -31,8 +34,8 @@ takes what nothing can be learned from (artefacts, other body parts), and simila
 AT_ONCE, OTHERS = 256, 1024
 """So many images, drawn at random, are weighed against so many others; of fewer, all.
 
-Their product costs 4 ms. The best one of 256 is nearly always among the best fiftieth of a pool, however large
-(stochastic greedy, arXiv 1409.7938).
+Their product costs 4 ms. The best one of 256 is nearly always among the best fiftieth of a pool, however
+large (stochastic greedy, arXiv 1409.7938).
 """
 
 UNSCORED = 0.1
@@ -100,25 +103,32 @@ def diversity(cases: Cases, free: np.ndarray, rng: np.random.Generator, names: S
 
 
 def biosam2(cases: Cases, free: np.ndarray, rng: np.random.Generator, names: Sequence[str] = ()) -> int:
-    """Diversity at first, then uncertainty by structure, with noise, where much is not covered yet.
+    """What shows most structures, those with few labels first, and covers much; later also what is uncertain.
 
-    A structure is drawn by its need: its mean uncertainty in the images that are left, over the labels there
-    are of it. The case is then drawn by uncertainty of that structure x presence x what it would cover (see
-    `diversity`), to the power `SHARPNESS` (after ClaSP PE, arXiv 2601.13677: stratified by class, with noise
-    on the logarithm; what it covers is the density of Settles and Craven, EMNLP 2008).
+    A case teaches each structure that it shows: of single cases that a label bank began with, the number of
+    structures on them told best how good its masks were (correlation 0.6 and 0.8 in two simulated sets). Each
+    counts by its presence, over the labels there are of it, and once masks can be trusted also by its
+    uncertainty. That is multiplied by what the case would cover (see `diversity`; the density of Settles and
+    Craven, EMNLP 2008). Then the case is drawn with this to the power `SHARPNESS` (after ClaSP PE, arXiv
+    2601.13677: stratified by class, with noise on the logarithm).
     """
-    structure = _neediest(cases, rng, names)
-    if np.count_nonzero(cases.labelled) < COLD_START or structure is None:
-        return diversity(cases, free, rng)
-    known = cases.distances.known[free] & ~np.isnan(cases.uncertainty[structure, free])
+    structures = cases.chosen(names)
+    begins = np.count_nonzero(cases.labelled) < COLD_START or not len(structures)
+    known = cases.distances.known[free]
+    if not begins:
+        known = known & ~np.isnan(cases.uncertainty[np.ix_(structures, free)]).all(0)
     if _is_their_turn(~known, rng):
         return random(cases, free[~known], rng)
     some = _some(free[known], AT_ONCE, rng)
-    values = cases.uncertainty[structure, some] * cases.present[structure, some]
-    values *= _covered(cases, some, free, rng)
+    covered = _covered(cases, some, free, rng)
+    part = np.ix_(structures, some)
+    taught = cases.present[part] if begins else cases.present[part] * cases.uncertainty[part]
+    worth = (1 / (1 + np.maximum(cases.collected[structures], 0))) @ np.nan_to_num(taught)
+    if begins:
+        return _highest(covered * (UNKNOWN + worth) ** 2, some, rng)
     # the smallest of exponential times 1 / weight is drawn with the probability of the weight
     noise = np.log(np.maximum(rng.standard_exponential(len(some), np.float32), TINY)) / SHARPNESS
-    return _highest(np.log(np.maximum(values, TINY)) - noise, some, rng)
+    return _highest(np.log(np.maximum(covered * worth, TINY)) - noise, some, rng)
 
 
 STRATEGIES: dict[str, Choose] = {
@@ -129,18 +139,6 @@ STRATEGIES: dict[str, Choose] = {
     "diversity": diversity,
 }
 """By name. The first is the default: clients offer them in this order."""
-
-
-def _neediest(cases: Cases, rng: np.random.Generator, names: Sequence[str]) -> int | None:
-    """A structure, drawn by its need; None while nothing is known of any."""
-    structures = cases.chosen(names)
-    doubt = np.maximum(cases.doubt[structures], 0)
-    need = (
-        doubt / np.maximum(cases.expected[structures], 1) / (1 + np.maximum(cases.collected[structures], 0))
-    )
-    if not len(structures) or need.sum() <= 0:
-        return None
-    return int(rng.choice(structures, p=need / need.sum()))
 
 
 def _is_their_turn(unscored: np.ndarray, rng: np.random.Generator) -> bool:
