@@ -7,7 +7,6 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from lib.activelearning import strategies
 from lib.activelearning.cases import Cases
 from lib.activelearning.scores import CaseScore, StructureScore
 from lib.activelearning.strategies import COLD_START, STRATEGIES
@@ -122,34 +121,13 @@ def test_uncertainty_gives_the_highest_mean_first(rng):
     assert cases.uncertainty[liver, chosen] == cases.uncertainty[liver, free].max()
 
 
-def test_diversity_begins_with_the_most_typical_and_covers_all_clusters_at_once(rng):
+def test_diversity_begins_far_out_and_covers_all_clusters_at_once(rng):
     cases = clusters(rng)
-    free = cases.free()
-    typical = free[cases.distances.gain(free, free).argmax()]
-    given = draw("diversity", cases, rng, CLUSTERS)
-    assert cases.row(given[0]) == typical
-    assert {cluster(image) for image in given} == set(range(CLUSTERS))
-
-
-def test_diversity_takes_what_is_typical_before_what_is_like_nothing_else(rng):
-    cases = clusters(rng)
-    alone = np.eye(LENGTH, dtype=np.float32)[-1]
-    for n in range(3):
-        cases.add([f"8-{n}"])
-        cases.score([(f"8-{n}", CaseScore("key", np.roll(alone, -n), {}))])
-    given = draw("diversity", cases, rng, CLUSTERS + 3)
-    assert all(cluster(image) != 8 for image in given[:CLUSTERS])
-    assert any(cluster(image) == 8 for image in draw("diversity", cases, rng, 40)), "they come as well"
-
-
-def test_of_a_large_pool_some_are_weighed(rng, monkeypatch):
-    """The best of these are still spread over all clusters."""
-    monkeypatch.setattr(strategies, "AT_ONCE", 40)
-    monkeypatch.setattr(strategies, "OTHERS", 60)
-    cases = clusters(rng, liver=lambda c, r: (r.random(), 1.0))
-    for name in ("diversity", "biosam2"):
-        given = draw(name, cases, rng, 2 * CLUSTERS)
-        assert len({cluster(image) for image in given}) >= CLUSTERS - 1
+    first = draw("diversity", cases, rng, 1)[0]
+    from_middle = cases.distances.from_middle()[: CLUSTERS * EACH]
+    assert from_middle[cases.row(first)] == from_middle.max()
+    rest = draw("diversity", cases, rng, CLUSTERS - 1)
+    assert {cluster(image) for image in (first, *rest)} == set(range(CLUSTERS))
 
 
 def test_diversity_keeps_away_from_what_others_work_on(rng):

@@ -31,13 +31,6 @@ Of values spread evenly over 0 to 1, the one drawn is 0.9 in the mean. Always ta
 takes what nothing can be learned from (artefacts, other body parts), and similar images one after another.
 """
 
-AT_ONCE, OTHERS = 256, 1024
-"""So many images, drawn at random, are weighed against so many others; of fewer, all.
-
-Their product costs 4 ms. The best one of 256 is nearly always among the best fiftieth of a pool, however
-large (stochastic greedy, arXiv 1409.7938).
-"""
-
 UNSCORED = 0.1
 """The part of the choices that falls on images that are not scored, or their share of all if that is less.
 
@@ -83,52 +76,36 @@ def uncertainty(cases: Cases, free: np.ndarray, rng: np.random.Generator, names:
         chosen = cases.uncertainty[cases.chosen(names)][:, free]
         scored = ~np.isnan(chosen)
         values = np.where(scored, chosen, 0).sum(0) / np.where(scored.any(0), scored.sum(0), np.nan)
-    unscored = np.isnan(values)
-    if _is_their_turn(unscored, rng):
-        return random(cases, free[unscored], rng)
-    return _highest(values[~unscored], free[~unscored], rng)
+    return _best(values, free, rng)
 
 
 def diversity(cases: Cases, free: np.ndarray, rng: np.random.Generator, names: Sequence[str] = ()) -> int:
-    """The image that most others are nearer to than to anything labelled or claimed; first the most typical.
-
-    It is the one that covers most (facility location). With few labels that is worth more than what is
-    farthest from them (k-centre), which is often an image like no other (TypiClust, arXiv 2202.02794).
-    """
-    known = cases.distances.known[free]
-    if _is_their_turn(~known, rng):
-        return random(cases, free[~known], rng)
-    some = _some(free[known], AT_ONCE, rng)
-    return _highest(_covered(cases, some, free, rng), some, rng)
+    """The image farthest from everything labelled or claimed (k-centre), first the least typical one."""
+    return _best(_apart(cases)[free], free, rng)
 
 
 def biosam2(cases: Cases, free: np.ndarray, rng: np.random.Generator, names: Sequence[str] = ()) -> int:
-    """What shows most structures, those with few labels first, and covers much; later also what is uncertain.
+    """What shows most structures, those with few labels first, and is far from what is labelled or claimed.
 
     A case teaches each structure that it shows: of single cases that a label bank began with, the number of
     structures on them told best how good its masks were (correlation 0.6 and 0.8 in two simulated sets). Each
-    counts by its presence, over the labels there are of it, and once masks can be trusted also by its
-    uncertainty. That is multiplied by what the case would cover (see `diversity`; the density of Settles and
-    Craven, EMNLP 2008). Then the case is drawn with this to the power `SHARPNESS` (after ClaSP PE, arXiv
-    2601.13677: stratified by class, with noise on the logarithm).
+    counts by its presence, over the labels there are of it, and after `COLD_START` labels also by its
+    uncertainty. That is multiplied by the distance (see `diversity`). Then the case is drawn with this to the
+    power `SHARPNESS` (after ClaSP PE, arXiv 2601.13677: stratified by class, with noise on the logarithm).
     """
     structures = cases.chosen(names)
+    taught = cases.present[np.ix_(structures, free)]
     begins = np.count_nonzero(cases.labelled) < COLD_START or not len(structures)
-    known = cases.distances.known[free]
     if not begins:
-        known = known & ~np.isnan(cases.uncertainty[np.ix_(structures, free)]).all(0)
-    if _is_their_turn(~known, rng):
-        return random(cases, free[~known], rng)
-    some = _some(free[known], AT_ONCE, rng)
-    covered = _covered(cases, some, free, rng)
-    part = np.ix_(structures, some)
-    taught = cases.present[part] if begins else cases.present[part] * cases.uncertainty[part]
+        taught = taught * cases.uncertainty[np.ix_(structures, free)]
     worth = (1 / (1 + np.maximum(cases.collected[structures], 0))) @ np.nan_to_num(taught)
+    apart = _apart(cases)[free]
     if begins:
-        return _highest(covered * (UNKNOWN + worth) ** 2, some, rng)
+        return _best((UNKNOWN + worth) ** 2 * apart, free, rng)
+    values = np.where(np.isnan(taught).all(0), np.nan, worth * apart)
     # the smallest of exponential times 1 / weight is drawn with the probability of the weight
-    noise = np.log(np.maximum(rng.standard_exponential(len(some), np.float32), TINY)) / SHARPNESS
-    return _highest(np.log(np.maximum(covered * worth, TINY)) - noise, some, rng)
+    noise = np.log(np.maximum(rng.standard_exponential(len(free), np.float32), TINY)) / SHARPNESS
+    return _best(np.log(np.maximum(values, TINY)) - noise, free, rng)
 
 
 STRATEGIES: dict[str, Choose] = {
@@ -141,23 +118,24 @@ STRATEGIES: dict[str, Choose] = {
 """By name. The first is the default: clients offer them in this order."""
 
 
+def _apart(cases: Cases) -> np.ndarray:
+    """How far each image is from what is labelled or claimed, at first from the mean; NaN where not known."""
+    distances = cases.distances
+    values = distances.near if distances.has_centre else distances.from_middle()
+    return np.where(distances.known, values, np.nan)
+
+
 def _is_their_turn(unscored: np.ndarray, rng: np.random.Generator) -> bool:
     """Whether this choice falls on the images that a mask (m,) says are not scored."""
     share = np.count_nonzero(unscored) / len(unscored)
     return share == 1 or bool(rng.random() < min(share, UNSCORED))
 
 
-def _covered(cases: Cases, rows: np.ndarray, free: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """How much nearer the free images come to a labelled or claimed one with each row: float32 (m,)."""
-    return cases.distances.gain(rows, _some(free[cases.distances.known[free]], OTHERS, rng))
-
-
-def _some(rows: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
-    """So many of them at random, or all if there are fewer."""
-    return rows if len(rows) <= most else rng.choice(rows, most, replace=False, shuffle=False)
-
-
-def _highest(values: np.ndarray, rows: np.ndarray, rng: np.random.Generator) -> int:
-    """The row with the highest value (m,), any of several."""
-    best = rows[values == values.max()]
+def _best(values: np.ndarray, free: np.ndarray, rng: np.random.Generator) -> int:
+    """The row with the highest value (m,), any of several; at their turn any of those whose value is NaN."""
+    unscored = np.isnan(values)
+    if _is_their_turn(unscored, rng):
+        best = free[unscored]
+    else:
+        best = free[values == np.nanmax(values)]
     return int(best[rng.integers(len(best))])
