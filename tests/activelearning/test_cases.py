@@ -45,7 +45,7 @@ def test_an_image_that_is_gone_leaves_nothing_to_the_one_that_gets_its_row(cases
     assert cases.row("d") == row
     assert free(cases) == {"a", "c", "d"}
     assert np.isnan(cases.mean[row]) and np.isnan(cases.uncertainty[:, row]).all()
-    assert not cases.distances.known[row] and not cases.distances.has_centre
+    assert not cases.distances.known[row] and np.isinf(cases.distances.near).all()
     assert cases.collected.sum() == 0
 
 

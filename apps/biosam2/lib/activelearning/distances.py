@@ -25,7 +25,6 @@ class Distances:
 
     def __init__(self) -> None:
         self._vectors = np.zeros((0, 0), np.float32)
-        self._sum = np.zeros(0)
         self._wanted: set[int] = set()  # centres, with an embedding or not yet
         self._active: set[int] = set()  # those that have one
         self._nearest = np.zeros(0, np.int32)  # row of the nearest centre, -1 without one
@@ -36,11 +35,6 @@ class Distances:
     def length(self) -> int:
         """Numbers of an embedding; 0 before the first one."""
         return self._vectors.shape[1]
-
-    @property
-    def has_centre(self) -> bool:
-        """Whether there is a centre to be far from."""
-        return bool(self._active)
 
     def resize(self, rows: int) -> None:
         """Make room; the new rows have no embedding."""
@@ -53,7 +47,6 @@ class Distances:
     def begin(self, length: int) -> None:
         """Forget all embeddings: the next ones have so many numbers, and cannot be compared with those."""
         self._vectors = np.zeros((len(self.known), length), np.float32)
-        self._sum = np.zeros(length)
         self._active.clear()
         self.known[:], self.near[:], self._nearest[:] = False, np.inf, -1
 
@@ -74,7 +67,6 @@ class Distances:
         if vectors.shape != (len(rows), self.length):
             raise ValueError(f"embeddings are {(len(rows), self.length)}, not {vectors.shape}")
         self._retire([row for row in rows.tolist() if row in self._active])
-        self._sum += vectors.sum(0, dtype=float) - self._vectors[rows].sum(0, dtype=float)
         self._vectors[rows], self.known[rows] = vectors, True
         self._measure(rows)
         self._activate([row for row in rows.tolist() if row in self._wanted])
@@ -82,8 +74,6 @@ class Distances:
     def forget(self, row: int) -> None:
         """Leave a row without an embedding, and no centre."""
         self.drop(row)
-        self._sum -= self._vectors[row]
-        self._vectors[row] = 0
         self.known[row], self.near[row], self._nearest[row] = False, np.inf, -1
 
     def add(self, row: int) -> None:
@@ -97,12 +87,6 @@ class Distances:
         self._wanted.discard(row)
         if row in self._active:
             self._retire([row])
-
-    def from_middle(self) -> np.ndarray:
-        """The distance of each row to the mean of all embeddings: float32 (n,), inf without an embedding."""
-        middle = (self._sum / max(1, np.count_nonzero(self.known))).astype(np.float32)
-        squared = 1 + middle @ middle - 2 * (self._vectors @ middle)
-        return np.where(self.known, np.sqrt(np.maximum(squared, 0)), np.float32(np.inf))
 
     def _activate(self, rows: list[int]) -> None:
         """Centres that are new may be nearer to any row."""
