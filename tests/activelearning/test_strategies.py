@@ -7,6 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from lib.activelearning import strategies
 from lib.activelearning.cases import Cases
 from lib.activelearning.scores import CaseScore, StructureScore
 from lib.activelearning.strategies import COLD_START, STRATEGIES
@@ -138,6 +139,15 @@ def test_the_default_begins_with_diversity(rng):
     """Whatever is uncertain: the first cases are of as many clusters."""
     cases = clusters(rng, liver=lambda c, r: (0.9 if c == 0 else 0.1, 1.0))
     assert len({cluster(image) for image in draw("biosam2", cases, rng, COLD_START)}) == COLD_START
+
+
+def test_the_default_weighs_some_of_a_large_pool(rng, monkeypatch):
+    monkeypatch.setattr(strategies, "AT_ONCE", 60)
+    cases = clusters(rng, liver=lambda c, r: (r.random(), 1.0))
+    given = draw("biosam2", cases, rng, COLD_START + 24)
+    assert len({cluster(image) for image in given[:COLD_START]}) >= COLD_START - 1
+    doubts = np.array([cases.mean[cases.row(image)] for image in given[COLD_START:]])
+    assert doubts.mean() > 0.65, "of values spread evenly over 0 to 1"
 
 
 def test_the_default_begins_with_what_shows_most_structures(rng):

@@ -38,6 +38,9 @@ Guessing a value for them instead does not do: below the best ones they never co
 scored, noise makes most choices random.
 """
 
+AT_ONCE = 2000
+"""Of a larger pool so many are weighed, drawn at random: hundreds of structures in all take too long."""
+
 FARTHEST = 2.0  # that two embeddings can be apart
 TINY = 1e-6
 
@@ -99,18 +102,24 @@ def biosam2(cases: Cases, free: np.ndarray, rng: np.random.Generator, names: Seq
     power `SHARPNESS` (after ClaSP PE, arXiv 2601.13677: stratified by class, with noise on the logarithm).
     """
     structures = cases.chosen(names)
-    taught = cases.present[np.ix_(structures, free)]
     begins = np.count_nonzero(cases.labelled) < COLD_START or not len(structures)
+    unscored = ~cases.distances.known[free]
     if not begins:
-        taught = taught * cases.uncertainty[np.ix_(structures, free)]
+        unscored |= np.isnan(cases.mean[free])
+    if _is_their_turn(unscored, rng):
+        return random(cases, free[unscored], rng)
+    some = free[~unscored]
+    if len(some) > AT_ONCE:
+        some = rng.choice(some, AT_ONCE, replace=False, shuffle=False)
+    here = np.ix_(structures, some)
+    taught = cases.present[here] if begins else cases.present[here] * cases.uncertainty[here]
     worth = (1 / (1 + np.maximum(cases.collected[structures], 0))) @ np.nan_to_num(taught)
-    apart = _apart(cases)[free]
+    apart = _apart(cases)[some]
     if begins:
-        return _best((UNKNOWN + worth) ** 2 * apart, free, rng)
-    values = np.where(np.isnan(taught).all(0), np.nan, worth * apart)
+        return _best((UNKNOWN + worth) ** 2 * apart, some, rng)
     # the smallest of exponential times 1 / weight is drawn with the probability of the weight
-    noise = np.log(np.maximum(rng.standard_exponential(len(free), np.float32), TINY)) / SHARPNESS
-    return _best(np.log(np.maximum(values, TINY)) - noise, free, rng)
+    noise = np.log(np.maximum(rng.standard_exponential(len(some), np.float32), TINY)) / SHARPNESS
+    return _best(np.log(np.maximum(worth * apart, TINY)) - noise, some, rng)
 
 
 STRATEGIES: dict[str, Choose] = {
