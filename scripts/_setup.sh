@@ -14,7 +14,7 @@ biosam2_venv="${BIOSAM2_VENV:-$biosam2_repo/.venv}"
 biosam2_venv="${biosam2_venv%/}"
 [[ "$biosam2_venv" == /* ]] || biosam2_venv="$PWD/$biosam2_venv"
 # A link to an environment means that one: by another name it would look moved, and be emptied.
-[[ ! -d "$biosam2_venv" ]] || biosam2_venv="$(cd -- "$biosam2_venv" && pwd -P)"
+[[ ! -L "$biosam2_venv" || ! -d "$biosam2_venv" ]] || biosam2_venv="$(cd -- "$biosam2_venv" && pwd -P)"
 
 say() { printf '%s\n' "$*"; }
 fail() {

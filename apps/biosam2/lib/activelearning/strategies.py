@@ -89,7 +89,7 @@ def diversity(cases: Cases, free: np.ndarray, rng: np.random.Generator, names: S
     Not the most typical one first: of three simulated sets it taught least in two. The least typical ones
     taught most, but in a pool from a clinic these are scouts, artefacts and other body parts.
     """
-    return _best(_apart(cases)[free], free, rng)
+    return _best(_apart(cases, free), free, rng)
 
 
 def biosam2(cases: Cases, free: np.ndarray, rng: np.random.Generator, names: Sequence[str] = ()) -> int:
@@ -114,7 +114,7 @@ def biosam2(cases: Cases, free: np.ndarray, rng: np.random.Generator, names: Seq
     here = np.ix_(structures, some)
     taught = cases.present[here] if begins else cases.present[here] * cases.uncertainty[here]
     worth = (1 / (1 + np.maximum(cases.collected[structures], 0))) @ np.nan_to_num(taught)
-    apart = _apart(cases)[some]
+    apart = _apart(cases, some)
     if begins:
         return _best((UNKNOWN + worth) ** 2 * apart, some, rng)
     # the smallest of exponential times 1 / weight is drawn with the probability of the weight
@@ -132,9 +132,10 @@ STRATEGIES: dict[str, Choose] = {
 """By name. The first is the default: clients offer them in this order."""
 
 
-def _apart(cases: Cases) -> np.ndarray:
-    """How far each image is from what is labelled or claimed, equally while nothing is; NaN if not known."""
-    return np.where(cases.distances.known, np.minimum(cases.distances.near, FARTHEST), np.nan)
+def _apart(cases: Cases, rows: np.ndarray) -> np.ndarray:
+    """How far images are from what is labelled or claimed, equally while nothing is; NaN where not known."""
+    near = np.minimum(cases.distances.near[rows], FARTHEST)
+    return np.where(cases.distances.known[rows], near, np.nan)
 
 
 def _is_their_turn(unscored: np.ndarray, rng: np.random.Generator) -> bool:

@@ -10,10 +10,6 @@ from collections.abc import Callable
 
 import torch
 
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic iteration, as torch has them
-ITERATIONS = 5
-TINY = 1e-7
-
 
 class Muon(torch.optim.Muon):
     """`torch.optim.Muon` with its learning rate matched to AdamW's; on a CPU in single precision.
@@ -33,14 +29,13 @@ class Muon(torch.optim.Muon):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """One step of all parameters that have a gradient."""
-        parameters = [p for group in self.param_groups for p in group["params"]]
-        if any(p.device.type != "cpu" for p in parameters):
+        parameters = [(p, group) for group in self.param_groups for p in group["params"]]
+        if any(parameter.device.type != "cpu" for parameter, _ in parameters):
             super().step()
             return
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._move(parameter, group)
+        for parameter, group in parameters:
+            if parameter.grad is not None:
+                self._move(parameter, group)
 
     def _move(self, parameter: torch.Tensor, group: dict) -> None:
         assert parameter.grad is not None
@@ -53,24 +48,31 @@ class Muon(torch.optim.Muon):
             update = parameter.grad.lerp(update, group["momentum"])
         rate = group["lr"] * 0.2 * max(parameter.shape) ** 0.5  # as large as AdamW's (arXiv 2502.16982)
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        parameter.add_(orthogonal(update), alpha=-rate)
+        moved = orthogonal(update, group["ns_coefficients"], group["ns_steps"], group["eps"])
+        parameter.add_(moved, alpha=-rate)
 
 
-def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
+def orthogonal(
+    matrix: torch.Tensor, coefficients: tuple[float, float, float], steps: int, tiny: float
+) -> torch.Tensor:
     """About the orthogonal matrix nearest to one: its singular values become 0.7 to 1.2 (Newton-Schulz).
 
     Parameters
     ----------
     matrix : Tensor float32 (M, N)
+    coefficients : of the quintic iteration, see `torch.optim.Muon`
+    steps : int
+    tiny : float
+        The least norm that the matrix is divided by.
 
     Returns
     -------
     Tensor float32 (M, N)
     """
-    a, b, c = COEFFICIENTS
+    a, b, c = coefficients
     wide = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
-    wide = wide / wide.norm().clamp(min=TINY)
-    for _ in range(ITERATIONS):
+    wide = wide / wide.norm().clamp(min=tiny)
+    for _ in range(steps):
         gram = wide @ wide.T
         wide = torch.addmm(wide, torch.addmm(gram, gram, gram, beta=b, alpha=c), wide, beta=a)
     return wide.T if matrix.shape[0] > matrix.shape[1] else wide
