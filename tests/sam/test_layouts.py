@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from lib.sam.layouts import GRID, LANDMARKS, Fit, Part, cells, landmarks, layout
+from lib.sam.layouts import GRID, LANDMARKS, Fit, Part, cells, laid, landmarks, layout
 from lib.sam.places import Region
 
 SHAPE = (24, 128, 96)
@@ -148,3 +148,20 @@ def test_the_landmarks_are_the_nearest_ones():
     many = {f"s{n}": part(n / 50) for n in range(2 * LANDMARKS)}
     assert landmarks("s0", [many]) == [f"s{n}" for n in range(1, LANDMARKS + 1)]
     assert landmarks("kidney", [many]) == []
+
+
+def test_a_mask_is_laid_where_its_region_is_told_to_be():
+    """On an image of another size, upright as in the patient; what is beside the image is cut off."""
+    labels, image = label_map(), label_map((24, 256, 192), 1.1, all=(0, 6, -4))
+    (given,), (told,) = ([layout(one, NAMES)["liver"].region] for one in (labels, image))
+    mask = labels[8] == 1
+    mask[16:30, 16:24] = False  # a corner that says which way round it is
+    found = laid(mask, given, told, (256, 192))
+    corners = [np.argwhere(one) for one in (found, image[8] == 1)]
+    np.testing.assert_allclose(corners[0].min(0), corners[1].min(0), atol=1)
+    np.testing.assert_allclose(corners[0].max(0), corners[1].max(0), atol=1)
+    low = corners[1].min(0)
+    assert not found[low[0] + 2, low[1] + 2] and found[low[0] + 2, corners[1].max(0)[1] - 2]
+    assert found.mean() == pytest.approx(1.1**2 * mask.mean(), rel=0.05)
+    beside = Region(told.low - (0, 0.2, 0), told.high - (0, 0.2, 0), told.centre)
+    assert 0 < laid(mask, given, beside, (256, 192)).sum() < found.sum()

@@ -15,7 +15,7 @@ import numpy as np
 from lib.activelearning.scores import StructureScore
 from lib.evaluation.simulate import box_around
 from lib.prompts.prompts import SlicePrompts
-from lib.sam.exemplars import Found, disagreement
+from lib.sam.search import Found, disagreement
 
 BOXES = 3  # drawn around the mask
 SLACK = 3  # voxels that each edge of them is further out, at most

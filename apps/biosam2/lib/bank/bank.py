@@ -16,8 +16,9 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.exception import MONAILabelException
 
 from lib.errors import UserError
-from lib.sam.exemplars import ATTENDED, Exemplar, Sought, pooled
+from lib.sam.exemplars import Exemplar, Labelled, Sought, pooled
 from lib.sam.layouts import Layout, layout
+from lib.sam.looks import ATTENDED
 from lib.sam.model import Model
 from lib.trainers.finetune.cases import LabelledCase, labelled_case
 from lib.trainers.finetune.slices import LABELS, PIXELS, CachedCase, cache_case, forget_others
@@ -222,17 +223,18 @@ class LabelBank:
         found = {}
         for name in self.structures():
             having = [one for one in near if one.known.has(name)]
-            exemplars: list[Exemplar] = []
-            layouts: list[Layout] = []
+            patients: list[Labelled] = []
+            slices = 0
             for one in having:
-                if len(layouts) >= PATIENTS and len(exemplars) >= ATTENDED:
+                if len(patients) >= PATIENTS and slices >= ATTENDED:
                     break
-                exemplars += one.known.exemplars(model, name, one.negative)
-                layouts.append(one.known.layout)
-            if exemplars:
+                exemplars = one.known.exemplars(model, name, one.negative)
+                patients.append(Labelled(one.known.case.sha256, exemplars, one.known.layout))
+                slices += len(exemplars)
+            if patients:
                 # Laplace's rule of succession: of one patient who has it little follows for the next
                 share = (len(having) + 1) / (len(near) + 2)
-                found[name] = Sought(exemplars, layouts, share)
+                found[name] = Sought(patients, share)
         return found
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from lib.bank.bank import LabelBank, middle
-from lib.sam.exemplars import Found, Memories, find, pooled
+from lib.sam.exemplars import Memories, pooled
 from lib.sam.memory import Planes
 from lib.sam.model import Model
+from lib.sam.search import Found, find
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +61,7 @@ def prelabel(
     only : callable, optional
         Whether a structure is asked for.
     progress, cancelled
-        See `lib.sam.exemplars.find`.
+        See `lib.sam.search.find`.
 
     Raises
     ------

@@ -120,6 +120,42 @@ def landmarks(structure: str, patients: Sequence[Layout]) -> list[str]:
     return sorted(far, key=lambda other: (float(np.median(far[other])), other))[:LANDMARKS]
 
 
+def together(said: Sequence[Region]) -> Region | None:
+    """What several patients say of where a structure is, or None if they disagree by more than its size."""
+    if not said:
+        return None
+    lows, highs = (np.stack(side) for side in zip(*((one.low, one.high) for one in said), strict=True))
+    low, high = np.median(lows, 0), np.median(highs, 0)
+    if ((lows + highs).std(0) / 2 > high - low).any():
+        return None
+    return Region(low, high, (low + high) / 2)
+
+
+def laid(mask: np.ndarray, region: Region, told: Region, shape: tuple[int, int]) -> np.ndarray:
+    """A labelled patient's mask on another image: moved and sized as its region is.
+
+    Parameters
+    ----------
+    mask : ndarray of bool, (A, B)
+    region : Region
+        Where the structure is in the patient.
+    told : Region
+        Where it must be on the other image.
+    shape : (A, B)
+        Of the other image.
+
+    Returns
+    -------
+    ndarray of bool, of `shape`
+    """
+    size, given = np.array(shape), np.array(mask.shape)
+    scale = (region.high - region.low)[1:] / np.maximum((told.high - told.low)[1:], 1 / size)
+    # where the middle of the first pixel lies in the patient, in pixels
+    start = ((0.5 / size - told.low[1:]) * scale + region.low[1:]) * given - 0.5
+    step = scale * given / size
+    return ndimage.affine_transform(mask.astype(np.float32), step, start, shape, order=1) > 0.5
+
+
 class Fit:
     """What was seen of all structures in an image, for layouts to be laid over.
 
@@ -167,18 +203,10 @@ class Fit:
             names = [structure, *(name for name in others if name in parts)]
             if structure in parts and len(names) > 1:
                 said.append(self._laid(structure, names, parts, own))
-        if not said:
-            return None
-        lows, highs = (np.stack(side) for side in zip(*said, strict=True))
-        low, high = np.median(lows, 0), np.median(highs, 0)
-        if ((lows + highs).std(0) / 2 > high - low).any():
-            return None
-        return Region(low, high, (low + high) / 2)
+        return together(said)
 
-    def _laid(
-        self, structure: str, names: Sequence[str], parts: Layout, own: np.ndarray | None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The lowest and highest place of a structure where one patient's structures cover best."""
+    def _laid(self, structure: str, names: Sequence[str], parts: Layout, own: np.ndarray | None) -> Region:
+        """Where a structure is when one patient's structures cover best."""
         best, found = -np.inf, None
         for along, across in itertools.product(SIZES if self.grid[0] > 1 else (1.0,), SIZES):
             size = (along, across, across)
@@ -194,7 +222,8 @@ class Fit:
         size, at, cover = found
         low, high = parts[structure].region.low, parts[structure].region.high
         move = (self._alone(cover, at) - self._reach) / self.grid
-        return (low - 0.5) * size + 0.5 + move, (high - 0.5) * size + 0.5 + move
+        low, high = (low - 0.5) * size + 0.5 + move, (high - 0.5) * size + 0.5 + move
+        return Region(low, high, (low + high) / 2)
 
     def _cover(
         self, name: str, parts: Layout, size: tuple[float, float, float], own: np.ndarray | None

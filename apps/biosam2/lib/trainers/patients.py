@@ -16,7 +16,7 @@ from scipy import ndimage
 from torch.utils.data import IterableDataset, get_worker_info
 
 from lib.imaging.window import stretched
-from lib.sam.exemplars import FAR
+from lib.sam.looks import FAR
 from lib.trainers import simulate
 from lib.trainers.clips import PRESENCE, encoded, remember_mask
 from lib.trainers.generated import generate_patients, is_seen
