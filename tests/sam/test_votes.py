@@ -17,7 +17,7 @@ def square(start: int, side: int = 10) -> np.ndarray:
 
 
 def vote(mask: np.ndarray, presence: float = 1.0, laid: np.ndarray | None = None) -> Vote:
-    return Vote(mask, laid, np.where(mask, 4.0, -4.0), presence, 0.8, presence)
+    return Vote(mask, laid, np.where(mask, 4.0, -4.0), presence, 0.8)
 
 
 def test_the_surer_count_more():

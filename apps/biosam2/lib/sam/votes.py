@@ -33,8 +33,6 @@ class Vote:
     logits : ndarray float32 (A, B)
     presence, score : float
         Object score and predicted IoU of the closer looks.
-    whole : float
-        Object score of the look at the whole image.
     """
 
     mask: np.ndarray
@@ -42,7 +40,6 @@ class Vote:
     logits: np.ndarray
     presence: float
     score: float
-    whole: float
 
 
 def weights(votes: Sequence[Vote]) -> np.ndarray:
