@@ -3,8 +3,8 @@
 Remembered all at once, one labelled patient more can make an answer worse: attention mixes what they say.
 Each by itself gives a mask of its own, and so does its own outline, laid where its structures cover best what
 is seen of them. Which of them is right no single one tells, its object score included; what most agree with
-does. (Planes of four anatomies with 5 labels, 321 structures: mean Dice 0.56 all at once, 0.60 the one with
-the highest object score, 0.64 by agreement; the best of all masks would have 0.79.)
+does. (Planes of four anatomies with 5 labels, 388 structures that are there: mean Dice 0.58 all at once, 0.61
+by agreement; the best of all masks would have 0.75.)
 """
 
 from __future__ import annotations
