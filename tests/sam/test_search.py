@@ -102,11 +102,12 @@ def test_an_embedding_has_length_one_and_is_of_the_picture(model):
 def test_memories_are_made_once(model, exemplar, remembered):
     memories, given = Memories(), [exemplar(0), exemplar(1)]
     find_one(model, lambda k: plane(k, disc((30, 30), 9)), 2, given, memories)
-    first = len(remembered)
     most = 3 * len(given)  # whole, from a wide view, and close by
-    assert len(given) <= first <= most
+    assert len(given) <= len(memories._kept) <= most
+    first = len(remembered)
+    assert first <= most + 1  # and a slice of the image itself, which is followed
     find_one(model, lambda k: plane(k + 5, disc((30, 30), 9)), 2, given, memories)
-    assert len(remembered) <= most
+    assert len(memories._kept) <= most and len(remembered) <= first + most - len(given) + 1
 
 
 def test_an_equalised_look_is_another_memory(model, exemplar, remembered):
@@ -229,7 +230,8 @@ def test_it_tells_how_far_it_is_and_can_be_stopped(model, exemplar):
     known = {"disc": sought([exemplar(0)])}
     embeddings = seen(model, image, 2)
     find(model, image, embeddings, known, Memories(), progress=lambda done, of: told.append((done, of)))
-    assert told == [(done, 8) for done in range(1, 9)]  # three looks and an outline for each slice
+    # three looks, an outline, and what is followed, for each slice
+    assert told == [(done, 10) for done in range(1, 11)]
     with pytest.raises(Cancelled):
         find(model, image, embeddings, known, Memories(), cancelled=lambda: True)
 
