@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lib.activelearning.uncertainty import ASKED_AGAIN, BOXES, SLACK, score_structure
-from lib.sam.exemplars import Found
+from lib.sam.search import Found
 
 SHAPE = (40, 30)
 MASK = np.zeros(SHAPE, bool)

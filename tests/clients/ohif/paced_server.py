@@ -47,7 +47,7 @@ def main() -> None:
     os.environ["MONAI_LABEL_RELOAD_APP_LIB"] = "false"  # or the server would import all of it a second time
 
     from lib import work
-    from lib.sam import exemplars
+    from lib.sam.looks import Looking
     from lib.sam.tracker import Tracker
 
     pace = Pace(Path(os.environ[VARIABLE]))
@@ -62,7 +62,7 @@ def main() -> None:
         return wait_and_step
 
     Tracker.track = paced(Tracker.track)  # type: ignore[method-assign]
-    exemplars._look = paced(exemplars._look)
+    Looking._look = paced(Looking._look)  # type: ignore[method-assign]
     runpy.run_module("monailabel.main", run_name="__main__", alter_sys=True)
 
 
