@@ -89,8 +89,7 @@ def measured(
             volume = load_volume(path)
             planes = Slices(volume, choose_window(volume), volume.slice_axis)
             start = time.monotonic()
-            thickness = volume.thickness(volume.slice_axis)
-            found = prelabel(model, planes, len(planes), bank, Memories(), path, thickness=thickness)
+            found = prelabel(model, planes, len(planes), bank, Memories(), path)
             seconds = time.monotonic() - start
             labels = np.moveaxis(found.labels, 0, volume.slice_axis)
             for value, name in names.items():

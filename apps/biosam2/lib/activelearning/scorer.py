@@ -146,14 +146,7 @@ class Scorer:
         structures = {}
         if self._bank.structures():
             found = prelabel(
-                model,
-                planes,
-                len(planes),
-                self._bank,
-                self._memories,
-                path,
-                cancelled=self._stopped.is_set,
-                thickness=volume.thickness(volume.slice_axis),
+                model, planes, len(planes), self._bank, self._memories, path, cancelled=self._stopped.is_set
             )
             rng = np.random.default_rng(0)
             embedding = found.embedding

@@ -47,7 +47,6 @@ def prelabel(
     only: Callable[[str], bool] = lambda _: True,
     progress: Callable[[int, int], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
-    thickness: float | None = None,
 ) -> Prelabel:
     """Find the structures of the bank in an image.
 
@@ -61,7 +60,7 @@ def prelabel(
         Its file: its own label, if it has one, is not used.
     only : callable, optional
         Whether a structure is asked for.
-    progress, cancelled, thickness
+    progress, cancelled
         See `lib.sam.search.find`.
 
     Raises
@@ -74,7 +73,7 @@ def prelabel(
     shape = planes(0).shape[:2]
     labels, sure = np.zeros((count, *shape), kind), np.zeros((count, *shape), np.float16)
     known = bank.sought(model, embeddings, image)
-    found = find(model, planes, embeddings, known, memories, only, progress, cancelled, thickness)
+    found = find(model, planes, embeddings, known, memories, only, progress, cancelled)
     for name, slices in found.items():
         for index, one in enumerate(slices):
             better = one.mask & (one.logits > sure[index])

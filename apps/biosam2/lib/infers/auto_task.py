@@ -126,7 +126,6 @@ class AutoTask(ImageTask[Asked]):
             asked.structures.__contains__,
             work.report,
             work.is_cancelled,
-            volume.thickness(axis),
         )
         score = {
             name: round(float(np.mean([one.score for one in slices if one.mask.any()] or [0.0])), 4)

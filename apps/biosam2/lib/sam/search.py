@@ -3,8 +3,7 @@
 Each slice is asked about from nearer and nearer: seen whole, which says where a structure is; from a wide
 view of that place, which says it better; and close by, which says what its outline is and whether it is there
 at all. Where to look is told by all structures together (`lib.sam.layouts`), and so is where a structure
-begins and ends (`lib.sam.places`). What was found is then prompted for, and the surest slice followed through
-the others.
+begins and ends (`lib.sam.places`). What was found is then prompted for.
 
 In a volume all labelled patients are remembered at once: attention picks those that tell something, voting
 does not (patients of a drawn anatomy: Dice 0.82 with 16 slices at once, 0.73 with two voters of 8). On a
@@ -30,7 +29,6 @@ from lib.sam.looks import CLOSE, TRUST, WIDE, Distance, Look, Looking, mean
 from lib.sam.memory import Planes
 from lib.sam.model import Model
 from lib.sam.places import Region, run_of_slices
-from lib.sam.propagate import Target, propagate
 from lib.sam.segment import CLAMP, segment
 from lib.sam.turns import as_long_work
 from lib.sam.votes import Vote, elect, weights
@@ -41,10 +39,6 @@ SURE, BESIDE, NO_MASK = 3.0, 0.5, 3.0
 # Prompts on what memory found, as a person would give them, find its outline better than memory does (drawn
 # anatomies: Dice 0.726 without, 0.757 with them), where both mean the same: Dice and pixels of that at least.
 SAME, SMALLEST = 0.5, 8
-# So does following one slice's mask through its neighbours, if it then is the same structure: Dice of both at
-# least, and of the largest area that such a slice has at least. (Volumes of three anatomies with 5 labels, 44
-# structures: mean Dice 0.64 without, 0.67 with it; above 0.8 are 0.45 and 0.59 of them.)
-SAME_FOLLOWED, LARGE = 0.3, 0.6
 OUTLINED = 1.0  # logits that a pixel then has at least
 # Of whether a structure is on a single image: the object score of the whole image that says no more than
 # nothing, and how much the share of the patients that have it counts. (Planes of four anatomies with 5
@@ -94,7 +88,6 @@ def find(
     wanted: Callable[[str], bool] = lambda _: True,
     progress: Progress | None = None,
     cancelled: Callable[[], bool] | None = None,
-    thickness: float | None = None,
 ) -> dict[str, list[Found]]:
     """Find structures on all slices of an image, step by step between other work.
 
@@ -113,11 +106,9 @@ def find(
     wanted : callable, optional
         Name -> whether it is to be found.
     progress : callable, optional
-        Called with the number of looks, outlines and followed slices done, and in all.
+        Called with the number of looks and outlines done, and in all.
     cancelled : callable, optional
-        Asked before every one of these.
-    thickness : float, optional
-        From slice to slice, in pixels of a slice; None for the frames of a video.
+        Asked before every look.
 
     Returns
     -------
@@ -131,12 +122,8 @@ def find(
     names = [name for name in known if wanted(name)]
     found: dict[str, list[Found]] = {name: [] for name in names}
     looking = Looking(model, planes, memories)
-    step = _Steps(progress, cancelled)
-    if len(embeddings) == 1:
-        answers = _on_one_image(looking, embeddings, known, names, step)
-    else:
-        answers = _through(looking, embeddings, known, names, step, thickness)
-    for name, one in as_long_work(answers):
+    way = _on_one_image if len(embeddings) == 1 else _through
+    for name, one in as_long_work(way(looking, embeddings, known, names, _Steps(progress, cancelled))):
         found[name].append(one)
     return found
 
@@ -165,14 +152,12 @@ def _through(
     known: Mapping[str, Sought],
     wanted: Sequence[str],
     step: _Steps,
-    thickness: float | None,
 ) -> Answers:
-    """All patients at once, slice by slice; then from the surest slice to its neighbours."""
+    """All patients at once, slice by slice."""
     if not wanted:
         return
     search = _Search(looking, embeddings, known, wanted, step)
-    # two closer looks, an outline, and what is followed
-    step.total = search.steps + 4 * len(embeddings) * len(wanted)
+    step.total = search.steps + 3 * len(embeddings) * len(wanted)  # two closer looks, and an outline
     search.begin()
     for name in wanted:
         told = search.told(name)
@@ -181,12 +166,9 @@ def _through(
         else:
             close, told = search.at(name, told)
             answers = _in_one_run(search.seen[name], close, told, known[name].share)
-        outlined = []
         for index, answer in enumerate(answers):
-            outlined.append(_outlined(looking.model, looking.planes(index), answer))
+            yield name, _outlined(looking.model, looking.planes(index), answer)
             step()
-        for one in _followed(looking, answers, outlined, told, thickness, step):
-            yield name, one
 
 
 def _on_one_image(
@@ -409,53 +391,6 @@ def _outlined(model: Model, plane: np.ndarray, found: Found) -> Found:
     if dice(mask, found.mask) < SAME:
         return found
     return replace(found, mask=mask, logits=_with_outline(found.logits, mask))
-
-
-def _followed(
-    looking: Looking,
-    found: Sequence[Found],
-    outlined: Sequence[Found],
-    told: Region | None,
-    thickness: float | None,
-    step: _Steps,
-) -> Sequence[Found]:
-    """The answers on all slices of a volume, followed from the surest one as a person's mask would be.
-
-    That is the one, of the large ones, that prompts change least. Where the outcome is of another structure,
-    the answers remain as they are.
-
-    Parameters
-    ----------
-    found, outlined : sequences of Found, by slice
-        Before and after prompts.
-    """
-    areas = np.array([one.mask.sum() for one in outlined])
-    on, count = np.flatnonzero(areas), len(outlined)
-    followed = np.stack([one.mask for one in outlined])
-    done = 0
-    if len(on):
-        alike = {
-            int(n): dice(found[n].mask, outlined[n].mask) if found[n] is not outlined[n] else 0.0
-            for n in on[areas[on] >= LARGE * areas.max()]
-        }
-        key = max(alike, key=lambda n: alike[n])
-        near = told.slices(count) if told else on
-        ends = min(on[0], near[0]), max(on[-1], near[-1])
-        nothing = np.zeros((0, 2)), np.zeros(0, bool)
-        target = Target({key: SlicePrompts(*nothing, None, followed[key].copy())}, int(ends[0]), int(ends[1]))
-        for one in propagate(looking.model, looking.planes, count, [target], thickness=thickness):
-            followed[one.index] = one.mask
-            step()
-            done += 1
-    for _ in range(done, count):
-        step()
-    before = np.stack([one.mask for one in outlined])
-    if not len(on) or dice(followed, before) < SAME_FOLLOWED:
-        return outlined
-    return [
-        replace(one, mask=mask, logits=_with_outline(one.logits, mask))
-        for one, mask in zip(outlined, followed, strict=True)
-    ]
 
 
 def _with_outline(logits: np.ndarray, mask: np.ndarray) -> np.ndarray:
