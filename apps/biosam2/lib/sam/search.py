@@ -247,10 +247,9 @@ class _Search:
             for index in range(self.count):
                 self.seen[name].append(self.looking.at_all(index, self.alike[name][index]))
                 self._step()
-        self._shown = {
-            name: cells((look.likely for look in looks), self.count) for name, looks in self.seen.items()
-        }
-        self._fit = Fit(self._shown)
+        self._fit = Fit(
+            {name: cells((look.likely for look in looks), self.count) for name, looks in self.seen.items()}
+        )
 
     def told(self, name: str) -> Region | None:
         """Where all structures together say that one must be."""
@@ -262,7 +261,7 @@ class _Search:
         wide = _around(told, self.seen[name], partial(look, WIDE), self._step)
         empty = np.zeros(self.looking.shape)
         likely = (wide[n].likely if n in wide else empty for n in range(self.count))
-        own = (self._shown[name] + cells(likely, self.count)) / 2
+        own = (self._fit.seen[name] + cells(likely, self.count)) / 2
         told = self._fit.region(name, self.known[name].layouts, own) or told
         close = _around(told, self.seen[name], partial(_closest, partial(look, CLOSE), wide), self._step)
         return close, told
