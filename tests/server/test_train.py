@@ -21,6 +21,7 @@ import pytest
 import requests
 import torch
 from main import BioSAM2App
+from monailabel.client import MONAILabelClient
 from monailabel.utils.async_tasks import utils as async_tasks
 from programs import MonaiLabel
 
@@ -123,6 +124,14 @@ def test_the_child_gets_what_was_asked(post, child: Child, until):
     assert answer.status_code == 200 and answer.json()["status"] in ("SUBMITTED", "RUNNING")
     until(lambda: child.requests)
     assert child.requests[0].items() >= {"model": "biosam2", "max_epochs": "3", "image_size": ""}.items()
+
+
+def test_by_the_client_of_slicer(address: str, child: Child, until):
+    """Its Train button: each request says who sends it, and training is no setting of that."""
+    client = MONAILabelClient(address, client_id="user-xyz")
+    assert client.train_start("biosam2", {"max_epochs": 3})["status"] in ("SUBMITTED", "RUNNING")
+    until(lambda: child.requests)
+    assert child.requests[0]["max_epochs"] == 3
 
 
 def test_all_train_tasks(address: str, child: Child, until):

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from lib.errors import UserError
 
 # What MONAI Label and its clients put into every train request beside these.
-FROM_CLIENTS = frozenset({"model", "gpus", "multi_gpu", "local_rank", "enqueue", "run_sync"})
+FROM_CLIENTS = frozenset({"client_id", "model", "gpus", "multi_gpu", "local_rank", "enqueue", "run_sync"})
 
 _MEANT = {
     "max_epochs": "a whole number from 1 to 1000",
