@@ -49,6 +49,23 @@ def test_after_any_changes_the_distances_are_those_that_counting_anew_gives():
                 assert distances.near[row] == np.inf
 
 
+def test_the_gain_of_a_row_is_how_much_nearer_all_get_when_it_becomes_a_centre():
+    rng = np.random.default_rng(1)
+    distances = Distances()
+    distances.begin(LENGTH)
+    distances.resize(40)
+    distances.put(np.arange(40), embeddings(rng, 40))
+    rows = np.arange(10, 40)
+    for centre in (3, 12, 25):
+        distances.add(centre)
+        gain, before = distances.gain(rows), distances.near[rows].copy()
+        for k, row in enumerate(rows):
+            if row not in (12, 25):
+                distances.add(int(row))
+                assert gain[k] == pytest.approx((before - distances.near[rows]).sum(), abs=0.02)
+                distances.drop(int(row))
+
+
 def test_a_centre_counts_from_when_its_embedding_is_known():
     distances = Distances()
     distances.begin(2)

@@ -150,23 +150,24 @@ def test_the_default_weighs_some_of_a_large_pool(rng, monkeypatch):
     assert doubts.mean() > 0.65, "of values spread evenly over 0 to 1"
 
 
-def test_the_default_begins_with_what_shows_most_structures(rng):
-    """One image in ten shows three structures instead of one: these come first, of all clusters."""
-    cases = clusters(
-        rng,
-        common=lambda c, r: (0.5, 1.0),
-        second=lambda c, r: (0.5, 0.1),
-        third=lambda c, r: (0.5, 0.1),
-    )
-    rich = [f"{c}-{n}" for c in range(CLUSTERS) for n in range(4)]
-    for image in rich:
-        row = cases.row(image)
-        vector = cases.distances._vectors[row]
-        found = {name: StructureScore(0.5, 1.0) for name in cases.structures}
-        cases.score([(image, CaseScore("key", vector, found))])
-    given = draw("biosam2", cases, rng, COLD_START)
-    assert set(given) <= set(rich)
-    assert len({cluster(image) for image in given}) == COLD_START
+def test_the_default_begins_with_what_others_are_like(rng):
+    """Three scouts, each like nothing else, are the farthest from all; nothing follows from them for others."""
+    cases = clusters(rng, liver=lambda c, r: (0.5, 1.0))
+    for n in range(3):
+        odd = np.eye(LENGTH, dtype=np.float32)[CLUSTERS + n]
+        cases.add([f"{CLUSTERS + n}-scout"])
+        cases.score([(f"{CLUSTERS + n}-scout", CaseScore("key", odd, {"liver": StructureScore(0.5, 1.0)}))])
+    cases.label("0-0")
+    given = [cluster(image) for image in draw("biosam2", cases, rng, COLD_START - 1)]
+    assert len(set(given)) == COLD_START - 1 and set(given) <= set(range(1, CLUSTERS))
+    far = [cluster(image) for image in draw("diversity", cases, rng, COLD_START)]
+    assert set(range(CLUSTERS, CLUSTERS + 3)) <= set(far)
+
+
+def test_the_very_first_case_of_the_default_is_any(rng):
+    cases = clusters(rng, liver=lambda c, r: (0.5, 1.0))
+    begins = {cluster(cases.images[STRATEGIES["biosam2"](cases, cases.free(), rng, ())]) for _ in range(60)}
+    assert begins == set(range(CLUSTERS))
 
 
 def test_the_default_prefers_uncertain_cases_but_not_of_one_cluster_only(rng):
