@@ -49,21 +49,21 @@ def test_after_any_changes_the_distances_are_those_that_counting_anew_gives():
                 assert distances.near[row] == np.inf
 
 
-def test_the_gain_of_a_row_is_how_much_nearer_all_get_when_it_becomes_a_centre():
+def test_how_alone_a_row_is_among_others():
     rng = np.random.default_rng(1)
     distances = Distances()
     distances.begin(LENGTH)
     distances.resize(40)
-    distances.put(np.arange(40), embeddings(rng, 40))
+    vectors = embeddings(rng, 40)
+    distances.put(np.arange(40), vectors)
     rows = np.arange(10, 40)
-    for centre in (3, 12, 25):
-        distances.add(centre)
-        gain, before = distances.gain(rows), distances.near[rows].copy()
-        for k, row in enumerate(rows):
-            if row not in (12, 25):
-                distances.add(int(row))
-                assert gain[k] == pytest.approx((before - distances.near[rows]).sum(), abs=0.02)
-                distances.drop(int(row))
+    found = distances.alone(rows)
+    for k, row in enumerate(rows):
+        apart = sorted(np.linalg.norm(vectors[row] - vectors[other]) for other in rows if other != row)
+        assert found[k] == pytest.approx(np.mean(apart[:3]), abs=2e-3)
+    few = np.linalg.norm(vectors[4] - vectors[5])
+    np.testing.assert_allclose(distances.alone(np.array([4, 5])), [few, few], atol=2e-3)
+    assert distances.alone(np.array([4])).tolist() == [0] and not len(distances.alone(np.array([], int)))
 
 
 def test_a_centre_counts_from_when_its_embedding_is_known():

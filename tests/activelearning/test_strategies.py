@@ -150,7 +150,7 @@ def test_the_default_weighs_some_of_a_large_pool(rng, monkeypatch):
     assert doubts.mean() > 0.65, "of values spread evenly over 0 to 1"
 
 
-def test_the_default_begins_with_what_others_are_like(rng):
+def test_the_default_does_not_begin_with_the_oddest(rng):
     """Three scouts, each like nothing else, are the farthest from all; nothing follows from them for others."""
     cases = clusters(rng, liver=lambda c, r: (0.5, 1.0))
     for n in range(3):
@@ -162,6 +162,25 @@ def test_the_default_begins_with_what_others_are_like(rng):
     assert len(set(given)) == COLD_START - 1 and set(given) <= set(range(1, CLUSTERS))
     far = [cluster(image) for image in draw("diversity", cases, rng, COLD_START)]
     assert set(range(CLUSTERS, CLUSTERS + 3)) <= set(far)
+
+
+def test_the_default_begins_with_what_shows_most_structures(rng):
+    """One image in ten shows three structures instead of one: these come first, of all clusters."""
+    cases = clusters(
+        rng,
+        common=lambda c, r: (0.5, 1.0),
+        second=lambda c, r: (0.5, 0.1),
+        third=lambda c, r: (0.5, 0.1),
+    )
+    rich = [f"{c}-{n}" for c in range(CLUSTERS) for n in range(4)]
+    for image in rich:
+        row = cases.row(image)
+        vector = cases.distances._vectors[row]
+        found = {name: StructureScore(0.5, 1.0) for name in cases.structures}
+        cases.score([(image, CaseScore("key", vector, found))])
+    given = draw("biosam2", cases, rng, COLD_START)
+    assert set(given) <= set(rich)
+    assert len({cluster(image) for image in given}) == COLD_START
 
 
 def test_the_very_first_case_of_the_default_is_any(rng):

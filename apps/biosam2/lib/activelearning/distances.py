@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 BLOCK = 1024  # embeddings that are measured against all others at once
-FARTHEST = 2.0  # that two embeddings can be apart
+NEIGHBOURS = 3
 
 
 class Distances:
@@ -89,8 +89,8 @@ class Distances:
         if row in self._active:
             self._retire([row])
 
-    def gain(self, rows: np.ndarray) -> np.ndarray:
-        """By how much each row would bring some rows nearer to their nearest centre, all together.
+    def alone(self, rows: np.ndarray) -> np.ndarray:
+        """How odd each of some rows is: its mean distance to the `NEIGHBOURS` nearest others of them.
 
         Takes 15 ms for 1000 rows with 256 numbers each, and goes with the square of their number.
 
@@ -102,10 +102,14 @@ class Distances:
         Returns
         -------
         ndarray float32 (m,)
+            0 where there are no others.
         """
-        vectors = self._vectors[rows]
-        near = np.minimum(self.near[rows], FARTHEST)
-        return np.maximum(near - _distance(vectors @ vectors.T), 0).sum(1)
+        count = min(NEIGHBOURS, len(rows) - 1)
+        if count < 1:
+            return np.zeros(len(rows), np.float32)
+        distance = _distance(self._vectors[rows] @ self._vectors[rows].T)
+        np.fill_diagonal(distance, np.inf)
+        return np.partition(distance, count - 1)[:, :count].mean(1)
 
     def _activate(self, rows: list[int]) -> None:
         """Centres that are new may be nearer to any row."""
