@@ -151,7 +151,7 @@ def test_the_default_weighs_some_of_a_large_pool(rng, monkeypatch):
 
 
 def test_the_default_does_not_begin_with_the_oddest(rng):
-    """Three scouts, each like nothing else, are the farthest from all; nothing follows from them for others."""
+    """Three scouts, each like nothing else, are the farthest from all; little follows from them."""
     cases = clusters(rng, liver=lambda c, r: (0.5, 1.0))
     for n in range(3):
         odd = np.eye(LENGTH, dtype=np.float32)[CLUSTERS + n]

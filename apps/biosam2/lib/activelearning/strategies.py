@@ -25,7 +25,7 @@ UNKNOWN = 1.0
 """How many structures an image counts for beside those that are known, while most may not be."""
 
 USUAL = 0.9
-"""The part of the images of which the default's first ones are: from the oddest, little follows for others."""
+"""The part of the images that the default begins with: from the oddest, little follows for others."""
 
 SHARPNESS = 8.0
 """How strongly the default prefers high values: it draws a case with a probability that goes with value ** 8.
@@ -101,11 +101,11 @@ def biosam2(cases: Cases, free: np.ndarray, rng: np.random.Generator, names: Seq
     A case teaches each structure that it shows. Each counts by its presence, over the labels there are of it,
     and after `COLD_START` labels also by its uncertainty. That is multiplied by the distance (see
     `diversity`). The first ones are the highest of these, but none of the oddest images (`USUAL`): planes of
-    eight drawn and warped anatomies, mean Dice of others with 2 to 6 labels 0.621, without this rule 0.616, by
-    distance alone 0.612, by what most are like (k-median) 0.611, by `foreground_random` 0.600.
+    eight drawn and warped anatomies, mean Dice of others with 2 to 6 labels 0.621, without this rule 0.616,
+    by distance alone 0.612, by what most are like (k-median) 0.611, by `foreground_random` 0.600.
 
-    Later the case is drawn with this to the power `SHARPNESS` (after ClaSP PE, arXiv 2601.13677: stratified by
-    class, with noise on the logarithm).
+    Later the case is drawn with this to the power `SHARPNESS` (after ClaSP PE, arXiv 2601.13677: stratified
+    by class, with noise on the logarithm).
     """
     structures = cases.chosen(names)
     begins = np.count_nonzero(cases.labelled) < COLD_START or not len(structures)

@@ -42,7 +42,7 @@ SAME, SMALLEST = 0.5, 8
 OUTLINED = 1.0  # logits that a pixel then has at least
 # Of whether a structure is on a single image: the mean object score at first sight that says no more than
 # nothing, and how much the share of the patients that have it counts. The mean, since the highest of many is
-# high for what is not there as well. (Planes of four anatomies with 5 labels, drawn at random, 510 structures:
+# high for what is not there as well. (Planes of four anatomies with 5 labels drawn at random, 510 structures:
 # mean Dice 0.63, an empty answer counting 1 where there is nothing; 0.54 by the closer looks alone.)
 SAYS_NOTHING, USUAL = 1.0, 1.5
 # Patients that are asked more closely about a single image, the surest ones of the structure at first sight.
