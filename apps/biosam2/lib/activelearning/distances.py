@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 BLOCK = 1024  # embeddings that are measured against all others at once
-NEIGHBOURS = 3
+NEIGHBOURS = 3  # that tell how alone an image is
 
 
 class Distances:
@@ -107,7 +107,8 @@ class Distances:
         count = min(NEIGHBOURS, len(rows) - 1)
         if count < 1:
             return np.zeros(len(rows), np.float32)
-        distance = _distance(self._vectors[rows] @ self._vectors[rows].T)
+        vectors = self._vectors[rows]
+        distance = _distance(vectors @ vectors.T)
         np.fill_diagonal(distance, np.inf)
         return np.partition(distance, count - 1)[:, :count].mean(1)
 

@@ -42,7 +42,7 @@ scored, noise makes most choices random.
 """
 
 AT_ONCE = 1000
-"""Of a larger pool so many are weighed, drawn at random: each is compared with each."""
+"""Of a larger pool so many are weighed, drawn at random: at first each is compared with each."""
 
 FARTHEST = 2.0  # that two embeddings can be apart
 TINY = 1e-6
